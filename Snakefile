@@ -1,0 +1,41 @@
+"""What can be built.
+
+    snakemake --cores all                                         everything the configuration asks for, ends with the main table
+    snakemake --cores all --config seeds=[0,1,2]                  the same with three seeds
+    snakemake --cores all --configfile config/real_smoke.yaml     another configuration
+    snakemake -n                                                  the plan only
+    snakemake --cores all pretrain                                the miniature base model, from scratch
+"""
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+# The rules import this repository's own modules, wherever Snakemake itself is installed.
+sys.path.insert(0, workflow.basedir)
+
+if "profile" not in config:
+
+    configfile: "config/miniature.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"
+
+
+rule all:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+    default_target: True
+
+
+onsuccess:
+    if Path(rules.tables.output.main).exists():
+        shell(f"{PYTHON} -m analysis.tables --show {rules.tables.output.csv}")

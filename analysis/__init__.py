@@ -1,0 +1,1 @@
+"""Run records to scores, statistics, tables and figures: reads and writes files only, never a model."""

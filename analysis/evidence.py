@@ -1,0 +1,132 @@
+"""What the tables are made from, and what is missing from it, each gap with its reason."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.render import DASH, TIMES, superscript
+from analysis.statistics import arrange, summarise
+
+BASE = "base"
+
+
+@dataclass
+class Footnotes:
+    """Reasons in the order they are first needed; equal reasons share a number."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def mark(self, reason: str) -> str:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return superscript(self.reasons.index(reason) + 1)
+
+    def column(self, texts: Iterable[str], gaps: Iterable[str | None]) -> list[str]:
+        """The texts, with a dash and the footnote's number where there is a reason for a gap."""
+        return [DASH + self.mark(gap) if gap else text for text, gap in zip(texts, gaps, strict=True)]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """runs: in table order, base first. benchmarks: key -> display name. scores: of these runs and benchmarks only.
+
+    summary: `statistics.summarise` of the complete runs, indexed by run. notes: the notes file, see `analysis.tables`.
+    """
+
+    runs: tuple[str, ...]
+    benchmarks: dict[str, str]
+    scores: pd.DataFrame
+    summary: pd.DataFrame
+    notes: dict[str, Any]
+
+    @property
+    def rule(self) -> bool:
+        """Whether a line separates the first row from the rest."""
+        return self.runs[0] == BASE and len(self.runs) > 1
+
+    def gap(self, run: str, benchmark: str) -> str | None:
+        """Why this run has no number on this benchmark; None if it has one. Some of its seeds are not enough."""
+        own = self.scores[self.scores["run"] == run]
+        seeds = set(own["seed"])
+        lacking = sorted(seeds - set(own[own["benchmark"] == benchmark]["seed"]))
+        if not seeds:
+            return "no graded samples of this run"
+        if len(lacking) == len(seeds):
+            return "this run was not graded on this benchmark"
+        return f"seed {', '.join(map(str, lacking))} of this run was not graded on this benchmark" if lacking else None
+
+    def average_gap(self, run: str) -> str | None:
+        """Why this run has no mean over the benchmarks; None if it has one."""
+        gaps = {self.gap(run, benchmark) for benchmark in self.benchmarks}
+        if gaps == {None}:
+            return None
+        return str(gaps.pop()) if len(gaps) == 1 else "no mean without every benchmark"
+
+    def average_gaps(self) -> list[str | None]:
+        return [self.average_gap(run) for run in self.runs]
+
+    def means(self, column: str) -> pd.DataFrame:
+        """[runs, benchmarks] mean over seeds of a column of the scores; NaN where there is a gap."""
+        table = self.scores.pivot_table(index="run", columns="benchmark", values=column)
+        table = table.reindex(index=list(self.runs), columns=list(self.benchmarks))
+        return table.mask(np.array([[self.gap(run, key) is not None for key in self.benchmarks] for run in self.runs]))
+
+    def names(self, notes: Footnotes) -> list[str]:
+        """Run names, each with the footnote that the notes file holds about it (a bug injected on purpose, say)."""
+        about = self.notes.get("runs", {})
+        return [run + (notes.mark(about[run]) if run in about else "") for run in self.runs]
+
+    def footer(self, notes: Footnotes, *lines: str) -> tuple[str, ...]:
+        """Footnotes, the given lines, the profile."""
+        numbered = [f"{superscript(number)} {reason}." for number, reason in enumerate(notes.reasons, 1)]
+        return (*numbered, *lines, *([f"Profile: {self.notes['profile']}."] if "profile" in self.notes else []))
+
+    def seeds(self) -> str:
+        """How many training seeds there are, and what the intervals therefore cover."""
+        counts = self.scores.groupby("run")["seed"].nunique()
+        if set(counts) == {1}:
+            return "Training seeds: 1; intervals are over problems only and say nothing about another seed."
+        several = " or ".join(str(count) for count in sorted(set(counts)) if count > 1)
+        single = ", ".join(run for run in self.runs if counts.get(run) == 1)
+        alone = f" ({single}: 1, so its interval is over problems only)" if single else ""
+        return f"Training seeds: {several}{alone}; intervals are over seeds and problems."
+
+    def sizes(self) -> str:
+        """How many problems a benchmark has and how many samples of each were graded."""
+        sizes = self.scores.groupby("benchmark")[["problems", "samples"]].first()
+        listed = (
+            f"{name} {sizes.loc[key, 'problems']}{TIMES}{sizes.loc[key, 'samples']}"
+            for key, name in self.benchmarks.items()
+        )
+        return f"Problems{TIMES}samples: {', '.join(listed)}."
+
+
+def gather(
+    scores: pd.DataFrame, items: pd.DataFrame, runs: Sequence[str], benchmarks: dict[str, str], notes: dict[str, Any]
+) -> Evidence:
+    """Put base first and summarise the complete runs against the first.
+
+    Raises ValueError if a benchmark was never graded, no run is complete, or scores and items are of different grades.
+    """
+    ordered = tuple(sorted(runs, key=lambda run: run != BASE))
+    if unknown := sorted(set(benchmarks) - set(scores["benchmark"])):
+        known = ", ".join(sorted(set(scores["benchmark"])))
+        raise ValueError(f"benchmark {unknown[0]!r} is not in the scores: choose among {known}, or evaluate it")
+    scores = scores[scores["run"].isin(ordered) & scores["benchmark"].isin(list(benchmarks))]
+    evidence = Evidence(ordered, benchmarks, scores, pd.DataFrame(), notes)
+    complete = [run for run in ordered if evidence.average_gap(run) is None]
+    if not complete:
+        raise ValueError(f"no run of {', '.join(ordered)} is graded on all of {', '.join(benchmarks)}: evaluate one")
+    summary = summarise(arrange(items, complete, list(benchmarks)), ordered[0]).set_index("run")
+    apart = (evidence.means("accuracy").loc[complete].mean(axis=1) - summary["mean"]).abs().max()
+    if apart > 1e-6:
+        raise ValueError(f"scores and items disagree by {apart:.2g} points: write both again with analysis.scores")
+    return Evidence(ordered, benchmarks, scores, summary, notes)
+
+
+def unmarked(cells: pd.DataFrame) -> pd.DataFrame:
+    """The marks of a table in which no cell is set apart."""
+    return pd.DataFrame("", index=cells.index, columns=cells.columns)

@@ -1,0 +1,161 @@
+"""The tables of a results folder, each as Markdown, LaTeX, plain text and CSV.
+
+    main        accuracy per benchmark, their unweighted mean and its 95 % interval
+    intervals   the mean again, with the t interval over seeds and the paired difference to the first run
+    responses   what lies behind the accuracy: truncated, without answer, undecided, length
+    costs       what each run cost, the stages it starts from included
+
+A number that does not exist prints as a dash with the reason below the table, never as 0.
+
+The notes file is a JSON object. `profile` ends every table; `runs` maps a run to a footnote it carries in every table
+(a bug injected on purpose); any other key (`template`, `grader`, `certificate`, ...) holds a text or a list of texts
+for the footer of the main table.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import render
+from analysis.costs import cost_table
+from analysis.evidence import Evidence, Footnotes, gather, unmarked
+from analysis.render import DASH, Table, signed
+from analysis.scores import read_table
+from analysis.statistics import REPLICATES
+
+CAPTION = "Accuracy by method and benchmark."
+OWN_NOTES = ("profile", "runs")  # notes with a place of their own
+
+
+def best_marks(printed: pd.Series) -> list[str]:
+    """The marks "best" and "second" of a column as printed: equal digits share a mark; a dash has none."""
+    values = pd.to_numeric(printed, errors="coerce")
+    names = dict(zip(sorted(set(values.dropna()), reverse=True), ("best", "second"), strict=False))
+    return [names.get(value, "") for value in values]
+
+
+def main_table(evidence: Evidence, caption: str) -> Table:
+    """Accuracy in points, one row per run."""
+    notes = Footnotes()
+    accuracy = evidence.means("accuracy")
+    summary = evidence.summary.reindex(list(evidence.runs))
+    half = (summary["high"] - summary["low"]) / 2
+    cells = pd.DataFrame(index=evidence.names(notes))
+    for benchmark, display in evidence.benchmarks.items():
+        gaps = [evidence.gap(run, benchmark) for run in evidence.runs]
+        cells[display] = notes.column([f"{value:.1f}" for value in accuracy[benchmark]], gaps)
+    cells["Avg."] = notes.column([f"{value:.1f}" for value in summary["mean"]], evidence.average_gaps())
+    marks = cells.apply(best_marks)
+    cells["95 %"] = ["" if pd.isna(value) else f"±{value:.1f}" for value in half]
+    marks["95 %"] = "small"
+    numbers = accuracy.assign(average=summary["mean"], low=summary["low"], high=summary["high"], half_width=half)
+    numbers.insert(0, "seeds", summary["seeds"].astype("Int64"))
+    footer = evidence.footer(
+        notes,
+        "Accuracy in points: mean over problems of the mean over samples, averaged over training seeds. Avg.: "
+        "unweighted mean of the benchmarks. Best and second of each column are marked; equal printed digits share.",
+        f"±: half of the 95 % interval of Avg., hierarchical bootstrap, {REPLICATES:,} replicates. {evidence.seeds()}",
+        evidence.sizes(),
+        *(f"{key.capitalize()}: {_sentence(text)}" for key, text in evidence.notes.items() if key not in OWN_NOTES),
+    )
+    return Table("main", caption, cells, marks, numbers, footer, evidence.rule)
+
+
+def _sentence(value: str | list[str]) -> str:
+    return (value if isinstance(value, str) else "; ".join(value)).rstrip(".") + "."
+
+
+def interval_table(evidence: Evidence) -> Table:
+    """Mean, both intervals, and the paired difference to the first run."""
+    notes = Footnotes()
+    first = evidence.runs[0]
+    cells = pd.DataFrame(
+        [_interval_cells(evidence, run, notes) for run in evidence.runs],
+        index=evidence.names(notes),
+        columns=["Avg.", "bootstrap", "t over seeds", f"Δ {first}", "bootstrap of Δ"],
+    )
+    footer = evidence.footer(
+        notes,
+        "Points; brackets are 95 % intervals. Bootstrap: seeds and problems drawn with replacement, benchmarks fixed. "
+        "With few seeds it understates their part; the t interval is over seeds alone, for these very problems.",
+        f"Δ {first}: both runs on the same draw of problems. Compare two runs by such a difference, never by whether "
+        f"their intervals overlap. {evidence.seeds()}",
+    )
+    caption = f"The mean of the benchmarks, how sure it is, and the difference to {first}."
+    return Table("intervals", caption, cells, unmarked(cells), evidence.summary, footer, evidence.rule)
+
+
+def _interval_cells(evidence: Evidence, run: str, notes: Footnotes) -> list[str]:
+    first = evidence.runs[0]
+    if gap := evidence.average_gap(run):
+        return [DASH + notes.mark(gap)] * 5
+    row = evidence.summary.loc[run].to_dict()
+    cells = [f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]"]
+    one = "one training seed shows no spread over seeds"
+    cells.append(DASH + notes.mark(one) if row["seeds"] == 1 else f"[{row['seed_low']:.1f}, {row['seed_high']:.1f}]")
+    if run == first:
+        return [*cells, "", ""]
+    if pd.isna(row["difference"]):
+        return [*cells, *[DASH + notes.mark(f"{first} was not graded on every benchmark")] * 2]
+    return [*cells, signed(row["difference"]), f"[{signed(row['difference_low'])}, {signed(row['difference_high'])}]"]
+
+
+def response_table(evidence: Evidence) -> Table:
+    """Shares of samples in points and mean length in tokens, averaged over seeds, then benchmarks."""
+    notes = Footnotes()
+    titles = {"truncated": "Truncated", "no_answer": "No answer", "undecided": "Undecided", "mean_tokens": "Tokens"}
+    numbers = pd.DataFrame({column: evidence.means(column).mean(axis=1, skipna=False) for column in titles})
+    cells = pd.DataFrame(index=evidence.names(notes))
+    for column, title in titles.items():
+        cells[title] = notes.column([f"{value:.1f}" for value in numbers[column]], evidence.average_gaps())
+    footer = evidence.footer(
+        notes,
+        "Shares of all samples in points; tokens per response; unweighted means over the benchmarks. Truncated: "
+        "stopped by the length limit. Undecided: the grader could not tell; counted as not correct, like no answer.",
+    )
+    caption = "The responses behind the accuracies."
+    return Table("responses", caption, cells, unmarked(cells), numbers, footer, evidence.rule)
+
+
+def read_notes(path: Path | None) -> dict[str, Any]:
+    """The notes file; {} without one. Raises ValueError naming a note that is neither a text nor a list of texts."""
+    notes = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    for key, value in notes.items():
+        texts = list(value.values()) if key == "runs" else value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"note {key!r} in {path} is {value!r}: expected a text or a list of texts")
+    return notes
+
+
+def main() -> None:
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m analysis.tables", description=__doc__, formatter_class=text)
+    parser.add_argument("--scores", required=True, type=Path, help="scores.csv of analysis.scores")
+    parser.add_argument("--items", required=True, type=Path, help="items.csv of analysis.scores")
+    parser.add_argument("--done", required=True, nargs="+", type=Path, metavar="FILE", help="every stage's done.json")
+    parser.add_argument("--runs", required=True, nargs="+", metavar="RUN", help="rows in order; base goes first")
+    parser.add_argument("--benchmarks", nargs="+", metavar="KEY=NAME", help="columns in order (default: all, by key)")
+    parser.add_argument("--notes", type=Path, help="JSON notes for the footers, see above")
+    parser.add_argument("--caption", default=CAPTION, help="of the main table (default: %(default)s)")
+    parser.add_argument("--out-dir", required=True, type=Path, help="where the tables go")
+    parser.add_argument("--show", action="store_true", help="also print the main table")
+    arguments = parser.parse_args()
+
+    scores = read_table(arguments.scores)
+    pairs = [item.partition("=") for item in arguments.benchmarks or scores["benchmark"].unique()]
+    benchmarks = {key: name or key for key, _, name in pairs}
+    notes = read_notes(arguments.notes)
+    evidence = gather(scores, read_table(arguments.items), arguments.runs, benchmarks, notes)
+    main_one = main_table(evidence, arguments.caption)
+    for table in (main_one, interval_table(evidence), response_table(evidence), cost_table(evidence, arguments.done)):
+        render.write(table, arguments.out_dir)
+    if arguments.show:
+        sys.stdout.write(render.to_text(main_one))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The command `assay`: what is not a build. Building is Snakemake's.
+
+    assay explain trapo               what a method asks for and what it learns from, without a model
+    assay grade IN.jsonl OUT.jsonl    grade your own completions with the grader every table uses
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine import explain as explaining
+from engine import record
+from engine.methods import MATCHED
+
+app = typer.Typer(
+    help="Assay, a referee for LLM post-training methods. Exit codes: 0 done, 1 a mistake in the input, 2 a wrong command.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command(epilog="Example: assay explain trapo --preset as_released")
+def explain(
+    method: Annotated[str, typer.Argument(help="a file in the methods folder, without .py")],
+    preset: Annotated[str, typer.Option(help="one of the method's presets")] = MATCHED,
+    methods_dir: Annotated[Path, typer.Option(help="the folder of method files")] = Path("methods"),
+) -> None:
+    """Print a method's claim, its settings under each preset, and its conversation with three scripted policies."""
+    typer.echo(explaining.explain(method, preset, methods_dir))
+
+
+@app.command(epilog='Example: echo \'{"answer": "1/2", "completion": "so \\\\boxed{0.5}"}\' > in.jsonl; assay grade in.jsonl out.jsonl')
+def grade(
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="rows with `answer` (gold) and `completion`")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="the same rows with `correct` and `extracted` added")],
+    workers: Annotated[int, typer.Option(help="processes for answers that need symbolic comparison")] = 1,
+) -> None:
+    """Grade completions against gold answers: the last boxed answer after the last think tag, compared as mathematics."""
+    from engine.grade import Grader
+
+    if not source.is_file():
+        raise ValueError(f"{source} does not exist")
+    rows = record.read_rows(source)
+    for number, row in enumerate(rows, 1):
+        if missing := {"answer", "completion"} - row.keys():
+            raise ValueError(f"{source} line {number} has no {sorted(missing)[0]!r}; every row needs answer and completion")
+    with Grader(workers=workers) as grader:
+        grades = grader.grade([(str(row["completion"]), str(row["answer"])) for row in rows])
+    record.write_rows(
+        out,
+        (
+            {**row, "correct": grade.correct, "extracted": grade.extracted, "status": grade.status}
+            for row, grade in zip(rows, grades, strict=True)
+        ),
+    )
+    typer.echo(f"{sum(grade.correct for grade in grades)} of {len(grades)} correct, written to {out}")
+
+
+def main() -> None:
+    """Entry point of the command: mistakes in the input are one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Text into problems: JSON-lines rows, prompt templates, demonstrations with their paragraph breaks.
+
+A row is {"id", "problem", "answer", "demonstrations": [text, ...]}; demonstrations are optional. `read_rows` also takes the
+published form of GSM8K ({"question", "answer": "... #### 42"}), whose worked solution becomes the demonstration.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from engine import record
+from engine.words import Problem
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    eos_token_id: int
+
+    def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = ...) -> str: ...
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt as text with one `{problem}` in it. Replaced literally: LaTeX braces in problems are safe."""
+
+    text: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Template":
+        text = path.read_text()
+        if text.count("{problem}") != 1:
+            raise ValueError(f"template {path} must contain {{problem}} exactly once, it has it {text.count('{problem}')} times")
+        return cls(text)
+
+    def render(self, problem: str) -> str:
+        return self.text.replace("{problem}", problem)
+
+
+def gsm8k_row(row: dict, position: int) -> dict:
+    """A row of GSM8K as ours: calculator marks <<...>> removed, the line after #### boxed at the end of the solution."""
+    solution, _, answer = row["answer"].partition("####")
+    answer = answer.strip().replace(",", "")
+    steps = re.sub(r"<<[^>]*>>", "", solution).strip()
+    text = steps.replace("\n", "\n\n") + f"\n\n\\boxed{{{answer}}}"
+    return {"id": f"gsm8k-{position:05d}", "problem": row["question"], "answer": answer, "demonstrations": [text]}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a data file, checked: id, problem and answer present and not empty, ids distinct."""
+    if not path.is_file():
+        raise ValueError(f"data file {path} does not exist; check data_dir and the file names in the configuration")
+    rows = record.read_rows(path)
+    if rows and "question" in rows[0]:
+        rows = [gsm8k_row(row, i) for i, row in enumerate(rows)]
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        for key in ("id", "problem", "answer"):
+            if not str(row.get(key, "")).strip():
+                raise ValueError(f"{path} line {number} has no {key!r}; every row needs id, problem and answer")
+        if row["id"] in seen:
+            raise ValueError(f"{path} line {number} repeats the id {row['id']!r}; ids seed the sampling and must be distinct")
+        seen.add(row["id"])
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return rows
+
+
+def problems(rows: Iterable[dict], tokenizer: Tokenizer, template: Template, limit: int, response: int = 0) -> list[Problem]:
+    """Rows as tokens. `limit`: longest prompt allowed; `response`: longest demonstration allowed (0: keep none of them).
+
+    Raises ValueError naming the first problem whose prompt or demonstration is too long: nothing is cut or dropped silently.
+    """
+    found = []
+    blank: dict[int, bool] = {}
+    for row in rows:
+        prompt = tuple(tokenizer.encode(template.render(row["problem"]), add_special_tokens=False))
+        if len(prompt) > limit:
+            raise ValueError(
+                f"problem {row['id']!r} has a prompt of {len(prompt)} tokens, the window allows {limit}; "
+                "raise max_prompt_tokens, or choose a model with a longer window"
+            )
+        demonstrations = []
+        for text in row.get("demonstrations", ()) if response else ():
+            tokens = (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+            if len(tokens) > response:
+                raise ValueError(
+                    f"problem {row['id']!r} has a demonstration of {len(tokens)} tokens, max_response_tokens is {response}; "
+                    "raise it, or filter the data"
+                )
+            demonstrations.append(tokens)
+        for token in {token for tokens in demonstrations for token in tokens} - blank.keys():
+            blank[token] = "\n\n" in tokenizer.decode([token])
+        breaks = tuple(tuple(i for i, token in enumerate(tokens) if blank[token]) for tokens in demonstrations)
+        found.append(Problem(row["id"], prompt, str(row["answer"]), tuple(demonstrations), breaks))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write training data or a benchmark as checked JSON lines.")
+    parser.add_argument("source", help="`miniature` (generated), or a JSON-lines file")
+    parser.add_argument("name", help="`train`, or the benchmark's name")
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    try:
+        if args.source == "miniature":
+            from miniature import world
+
+            rows = list(world.training_rows() if args.name == "train" else world.benchmark_rows(args.name))
+        else:
+            rows = read_rows(Path(args.source))
+        record.write_rows(args.out, rows)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Evaluate a checkpoint: one load for all benchmarks, samples written before anything is graded, grading apart.
+
+    python -m engine.evaluate generate --spec '{...}' --out results/miniature/trapo/seed0/eval
+    python -m engine.evaluate grade SAMPLES.jsonl GRADES.jsonl
+
+Every sample of every problem has its own seed, from (run seed, benchmark, problem, sample); raising the number of samples
+keeps the earlier ones.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from engine import data, record, seeds
+from engine.explore import Request
+from engine.grade import Grader
+from engine.stage import log, start_logging
+from engine.words import Sample
+
+
+def generate(spec: dict, out: Path) -> None:
+    """Sample completions for every benchmark of `spec` and write `<benchmark>.samples.jsonl` files."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from engine.sampler.transformers import TransformersSampler
+
+    source, settings = Path(spec["checkpoint"]) / "model", spec["evaluation"]
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
+    template = data.Template.read(Path(spec["template"]))
+    for name, benchmark in spec["benchmarks"].items():
+        problems = data.problems(
+            data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"]
+        )
+        requests = [
+            Request(
+                problem,
+                Sample(benchmark["samples"]),
+                tuple(
+                    seeds.seed(run=spec["seed"], benchmark=name, problem=problem.id, sample=k) for k in range(benchmark["samples"])
+                ),
+            )
+            for problem in problems
+        ]
+        sampler = TransformersSampler(
+            model,
+            tokenizer.pad_token_id,
+            tokenizer.eos_token_id,
+            settings["max_new_tokens"],
+            settings["temperature"],
+            settings["sample_batch_tokens"],
+            progress=f"{spec['run']} seed {spec['seed']} {name}",
+        )
+        groups = sampler.generate(requests)
+        rows = [
+            {
+                "problem_id": problem.id,
+                "sample": k,
+                "answer": problem.answer,
+                "completion": tokenizer.decode(rollout.tokens, skip_special_tokens=True),
+                "tokens": len(rollout.tokens),
+                "finish_reason": rollout.finish_reason,
+            }
+            for problem, group in zip(problems, groups, strict=True)
+            for k, rollout in enumerate(group)
+        ]
+        record.write_rows(out / f"{name}.samples.jsonl", rows)
+
+
+def grade(samples: Path, out: Path) -> None:
+    """Grade a file of samples; the completion itself stays where it is."""
+    rows = record.read_rows(samples)
+    with Grader() as grader:
+        grades = grader.grade([(row["completion"], row["answer"]) for row in rows])
+    kept = ("problem_id", "sample", "tokens", "finish_reason")
+    record.write_rows(
+        out,
+        (
+            {**{key: row[key] for key in kept}, "correct": g.correct, "status": g.status, "extracted": g.extracted}
+            for row, g in zip(rows, grades, strict=True)
+        ),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Sample a checkpoint on benchmarks, or grade samples.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    sampling = verbs.add_parser("generate", help="write <benchmark>.samples.jsonl for every benchmark of the specification")
+    sampling.add_argument("--spec", required=True, type=json.loads, help="the evaluation as JSON, as workflow/plan.py writes it")
+    sampling.add_argument("--out", required=True, type=Path, help="folder for the samples")
+    grading = verbs.add_parser("grade", help="grade one file of samples")
+    grading.add_argument("samples", type=Path)
+    grading.add_argument("grades", type=Path)
+    args = parser.parse_args()
+    start_logging()
+    try:
+        if args.verb == "generate":
+            generate(args.spec, args.out)
+        else:
+            grade(args.samples, args.grades)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Samplers: they serve requests with rollouts and know nothing of methods or grading."""

@@ -1,0 +1,97 @@
+"""Trajectories into tensors, aligned to the token being predicted, and cut into micro-batches.
+
+One row per trajectory, padded on the right. With L tokens in the longest row of a micro-batch there are T = L - 1 predicted
+tokens: position t of every [B, T] field is about predicting token t + 1. For the trajectory of `engine/words.py`, prompt
+11 12 13 14, expert prefix 21 22, generated 31 32 33 (log-probs -.1 -2.3 -.7, advantage .5):
+
+    input_ids   11 12 13 14 21 22 31 32 33
+    predicted      12 13 14 21 22 31  32   33
+    response        0  0  0  1  1  1   1    1
+    expert          0  0  0  1  1  0   0    0
+    trained         0  0  0  1  1  1   1    1
+    advantage       0  0  0  1  1 .5  .5   .5
+    old_logp        0  0  0  0  0 -.1 -2.3 -.7
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.words import Trajectory
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What `Method.loss` sees: everything [B, T]. `logp` and `entropy` are filled in by the trainer, in nats."""
+
+    logp: Tensor
+    old_logp: Tensor
+    advantage: Tensor
+    expert: Tensor
+    trained: Tensor
+    response: Tensor
+    entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass: input_ids and attention_mask [B, L], the view for the loss [B, T = L - 1], and how many of the rows
+    are trajectories (0 for the filling that keeps ranks in step)."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    tokens: Tokens
+    trajectories: int
+
+    def filling(self) -> "MicroBatch":
+        """The same forward pass with nothing trained: an empty micro-batch for a rank that has run out of its own."""
+        nothing = torch.zeros_like(self.tokens.trained)
+        return replace(self, tokens=replace(self.tokens, trained=nothing, response=nothing), trajectories=0)
+
+
+def length(trajectory: Trajectory) -> int:
+    """Tokens of prompt and response together."""
+    return len(trajectory.problem.prompt) + sum(len(s.tokens) for s in trajectory.segments)
+
+
+def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = torch.float32) -> MicroBatch:
+    """Pad trajectories into one micro-batch. Segments without tokens leave no trace."""
+    width = max(map(length, trajectories))
+    shape = (len(trajectories), width)
+    input_ids = torch.full(shape, pad, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    old_logp, advantage = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+    expert, trained, response = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+    for row, trajectory in enumerate(trajectories):
+        at = len(trajectory.problem.prompt)
+        input_ids[row, :at] = torch.tensor(trajectory.problem.prompt)
+        for segment in trajectory.segments:
+            here = slice(at, at + len(segment.tokens))
+            at = here.stop
+            input_ids[row, here] = torch.tensor(segment.tokens, dtype=torch.long)
+            advantage[row, here] = segment.advantage
+            expert[row, here] = segment.expert
+            trained[row, here] = segment.trained
+            response[row, here] = True
+            if segment.logp:
+                old_logp[row, here] = torch.tensor(segment.logp, dtype=dtype)
+        attention_mask[row, :at] = 1
+    fields = (old_logp, advantage, expert, trained, response)
+    shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *(field[:, 1:] for field in fields))
+    return MicroBatch(input_ids, attention_mask, shifted, len(trajectories))
+
+
+def micro_batches(
+    trajectories: Sequence[Trajectory], budget: int, pad: int, dtype: torch.dtype = torch.float32
+) -> list[MicroBatch]:
+    """Cut an update into micro-batches of at most `budget` tokens, padding included; longest rows first, so that what is
+    padded together has about the same length. A single trajectory longer than the budget gets a micro-batch of its own."""
+    order = sorted(trajectories, key=length, reverse=True)
+    batches: list[MicroBatch] = []
+    while order:
+        rows = max(1, budget // length(order[0]))
+        batches.append(collate(order[:rows], pad, dtype))
+        order = order[rows:]
+    return batches

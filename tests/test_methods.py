@@ -1,0 +1,125 @@
+"""The contract every method file must keep, discovered from the folder: a new file is tested the moment it exists.
+
+Set ASSAY_METHODS to run it over another folder.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import methods
+from engine.explain import POLICIES, converse, explain
+from engine.explore import MAX_ROLLOUTS
+from engine.tokens import Tokens
+from engine.words import Term
+from tests.conftest import METHODS, ROOT
+
+FOLDER = Path(os.environ.get("ASSAY_METHODS", METHODS))
+NAMES = methods.names(FOLDER)
+TRAINED = [name for name in NAMES if hasattr(methods.load(name, FOLDER), "Method")]
+VARIANTS = [
+    (name, preset)
+    for name in TRAINED
+    for preset in (methods.MATCHED, *getattr(methods.load(name, FOLDER).Method, "presets", {}))
+]
+
+
+def build(name: str, preset: str = methods.MATCHED) -> Any:
+    return methods.build(name, methods.preset(name, preset, FOLDER), FOLDER)
+
+
+def batch() -> Tokens:
+    """Three rows of six tokens: all expert; expert then own; own with a zero advantage, one token untrained."""
+    torch.manual_seed(3)
+    logp = (-3 * torch.rand(3, 6, dtype=torch.float64)).requires_grad_()
+    expert = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [0] * 6], dtype=torch.bool)
+    trained = torch.tensor([[1, 1, 1, 1, 1, 0], [1] * 6, [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
+    advantage = torch.tensor([[1.0] * 6, [0.5] * 6, [0.0] * 6], dtype=torch.float64)
+    old = (logp.detach() + 0.1).where(~expert, torch.zeros(()))
+    return Tokens(logp, old, advantage, expert, trained, trained, torch.rand(3, 6, dtype=torch.float64))
+
+
+def terms(method: Any, t: Tokens) -> dict[str, Term]:
+    value = method.loss(t)
+    return value if isinstance(value, dict) else {"loss": Term(value, method.reduce)}
+
+
+def test_the_folder_is_not_empty() -> None:
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_without_torch_and_states_its_claim(name: str) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from engine import methods
+module = methods.load({name!r}, Path({str(FOLDER)!r}))
+assert module.__doc__
+methods.stages({name!r}, Path({str(FOLDER)!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_about_one_screen(name: str) -> None:
+    tree = ast.parse((FOLDER / f"{name}.py").read_text())
+    code = {node.lineno for node in ast.walk(tree.body[-1]) if isinstance(node, ast.stmt | ast.expr)}
+    assert 0 < len(code) <= 80
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_explains_itself(name: str) -> None:
+    assert len(explain(name, methods.MATCHED, FOLDER).splitlines()) > 5
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_exploration_ends_within_its_budget_and_segments_are_whole(name: str, preset: str) -> None:
+    for verdict in POLICIES.values():
+        sampler, trajectories = converse(build(name, preset), verdict)
+        assert trajectories
+        assert sum(request.sample.n for request in sampler.asked) <= MAX_ROLLOUTS
+        for trajectory in trajectories:
+            for segment in trajectory.segments:
+                assert segment.expert or len(segment.logp) == len(segment.tokens)
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_loss_is_per_token_finite_and_reaches_the_trained_tokens(name: str, preset: str) -> None:
+    t = batch()
+    total = torch.zeros((), dtype=torch.float64)
+    for term in terms(build(name, preset), t).values():
+        assert term.values.shape == t.logp.shape
+        mask = t.trained if term.mask is None else term.mask
+        total = total + term.coefficient * term.reduce.numerator(term.values, mask, 100)
+    total.backward()
+    gradient = t.logp.grad
+    assert gradient is not None and gradient.isfinite().all()
+    assert gradient[t.trained].norm() > 0
+    assert (gradient[~t.trained] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_loss_masks_do_not_depend_on_the_policy(name: str, preset: str) -> None:
+    method, t = build(name, preset), batch()
+    before = {key: term.mask for key, term in terms(method, t).items()}
+    t.logp.data.mul_(0.5)
+    for key, term in terms(method, t).items():
+        earlier = before[key]
+        assert (term.mask is None) == (earlier is None)
+        assert term.mask is None or earlier is None or torch.equal(term.mask, earlier)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_unknown_settings_and_presets_are_named_with_the_nearest_match(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown setting of method '{name}': 'no_such_setting'"):
+        methods.build(name, {"no_such_setting": 1}, FOLDER)
+    with pytest.raises(ValueError, match="unknown preset"):
+        methods.preset(name, "as_papr", FOLDER)

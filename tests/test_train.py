@@ -1,0 +1,178 @@
+"""The update on real DeepSpeed against one plain torch backward pass: however it is cut up, it is the same gradient."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from engine import methods
+from engine.tokens import collate
+from engine.train import Settings, Trainer
+from engine.words import Problem, Rollout, Term, Trajectory, expert, own
+from tests.conftest import METHODS, ROOT
+
+SETTINGS = Settings(learning_rate=1e-2, updates=4, clip_gradient=1e9, response_tokens=16)
+
+
+def small_model() -> Qwen2ForCausalLM:
+    torch.manual_seed(1)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def trajectories() -> list[Trajectory]:
+    """Unequal lengths; guided, unguided and wholly expert ones; a group with zero advantages."""
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 64, (n,), generator=generator).tolist())
+
+    found = []
+    for i, (prompt, shown, written, advantage) in enumerate(
+        [(4, 0, 9, 0.5), (6, 3, 5, -0.5), (5, 12, 0, 0.0), (3, 0, 2, 0.0), (7, 0, 14, -0.25), (4, 6, 1, 0.75), (9, 0, 3, 0.0)]
+    ):
+        rollout = Rollout(draw(shown), draw(written), (-4.1,) * written, 0.0, "stop")
+        problem = Problem(str(i), draw(prompt), "5")
+        found.append(Trajectory(problem, (expert(rollout.prefix, advantage=0.5), own(rollout, advantage))))
+    return found
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    import deepspeed
+
+    parameters = list(trainer.model.parameters())
+    with deepspeed.zero.GatheredParameters(parameters if trainer.settings.zero_stage == 3 else []):
+        return torch.cat([p.detach().flatten().double() for p in parameters])
+
+
+def assert_same_step(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Two weights reached by the same step, up to 0.1 % of its length: Adam divides rounding noise by tiny gradients."""
+    start = torch.cat([p.detach().flatten().double() for p in small_model().parameters()])
+    assert (b - start).norm() > 0.1
+    assert (a - b).norm() < 1e-3 * (b - start).norm()
+
+
+def plain_gradient(method) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of the whole update in one padded batch, without DeepSpeed and without the engine's counting."""
+    model, batch = small_model(), collate(trajectories(), 0)
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    logp_all = torch.log_softmax(logits, dim=-1)
+    logp = logp_all.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+    t = dataclasses.replace(batch.tokens, logp=logp, entropy=-(logp_all.exp() * logp_all).sum(-1))
+    value = method.loss(t)
+    terms = value if isinstance(value, dict) else {"loss": Term(value, method.reduce)}
+    loss = torch.zeros(())
+    for term in terms.values():
+        mask = t.trained if term.mask is None else term.mask
+        count = term.reduce.count(mask, len(trajectories()))
+        loss = loss + term.coefficient * term.reduce.numerator(term.values, mask, 16) / count
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+CASES = [("sft", "matched"), ("grpo", "matched"), ("luffy", "as_paper"), ("trapo", "matched"), ("trapo", "as_released")]
+
+
+def build(name: str, preset: str):
+    return methods.build(name, methods.preset(name, preset, METHODS), METHODS)
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_loss_and_gradient_norm_equal_a_plain_backward_however_the_update_is_cut(name: str, preset: str) -> None:
+    method = build(name, preset)
+    loss, gradient = plain_gradient(method)
+    assert gradient.norm() > 1e-3
+    after = []
+    for budget in (10_000, 40, 1):  # one micro-batch, a few, one per trajectory
+        trainer = Trainer(small_model(), method, dataclasses.replace(SETTINGS, micro_batch_tokens=budget), pad=0)
+        found = trainer.update(trajectories())
+        total = sum(v * {"entropy": getattr(method, "entropy", 0)}.get(k, 1) for k, v in found["loss"].items())
+        assert total == pytest.approx(loss, rel=1e-5)
+        assert found["grad_norm"] == pytest.approx(float(gradient.norm()), rel=1e-5)
+        assert found["trained_tokens"] == {"own": 34, "expert": 21}
+        after.append(weights(trainer))
+    for other in after[1:]:
+        assert_same_step(other, after[0])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_zero_stages_agree(stage: int) -> None:
+    method = build("trapo", "matched")
+    results = {}
+    for zero in (2, stage):
+        trainer = Trainer(
+            small_model(), method, dataclasses.replace(SETTINGS, micro_batch_tokens=40, zero_stage=zero), pad=0
+        )
+        norms = [trainer.update(trajectories())["grad_norm"] for _ in range(2)]
+        assert min(norms) > 1e-3
+        results[zero] = weights(trainer)
+    assert_same_step(results[stage], results[2])
+
+
+def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
+    """Seven trajectories in seven micro-batches over two gloo ranks: the last rank's last micro-batch is filling."""
+    script = f"""
+import dataclasses, json, sys
+from tests.test_train import *
+trainer = Trainer(small_model(), build("trapo", "matched"), dataclasses.replace(SETTINGS, micro_batch_tokens=1), pad=0)
+found = trainer.update(trajectories())
+if torch.distributed.get_rank() == 0:
+    torch.save(weights(trainer), {str(tmp_path / "weights.pt")!r})
+    open({str(tmp_path / "found.json")!r}, "w").write(json.dumps(found))
+torch.distributed.barrier()
+"""
+    port = str(20_000 + os.getpid() % 10_000)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+        )
+        for r in (0, 1)
+    ]
+    assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
+    trainer = Trainer(small_model(), build("trapo", "matched"), SETTINGS, pad=0)
+    alone = trainer.update(trajectories())
+    together = json.loads((tmp_path / "found.json").read_text())
+    assert alone["grad_norm"] > 1e-3
+    assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
+    assert together["loss"]["loss"] == pytest.approx(alone["loss"]["loss"], rel=1e-5)
+    assert_same_step(torch.load(tmp_path / "weights.pt"), weights(trainer))
+
+
+def test_an_update_without_trained_tokens_is_refused() -> None:
+    trainer = Trainer(small_model(), build("sft", "matched"), SETTINGS, pad=0)
+    with pytest.raises(ValueError, match="without a single trained token"):
+        trainer.update([Trajectory(Problem("p", (3, 4), "5"), (expert((5,), trained=False),))])
+
+
+def test_a_non_finite_loss_is_refused() -> None:
+    class Broken:
+        reduce = build("sft", "matched").reduce
+
+        def loss(self, t):
+            return t.logp * float("inf")
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Trainer(small_model(), Broken(), SETTINGS, pad=0).update(trajectories())
+
+
+def test_learning_rate_schedules() -> None:
+    cosine = Settings(learning_rate=1.0, updates=10, schedule="cosine", warmup_updates=2)
+    assert [round(cosine.rate(s), 3) for s in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.55, 0.134]
+    assert Settings(learning_rate=2.0, updates=10).rate(9) == 2.0

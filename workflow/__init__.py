@@ -1,0 +1,1 @@
+"""What connects configuration and rules: the plan of runs and stages."""

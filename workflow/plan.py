@@ -1,0 +1,172 @@
+"""From a configuration to stages: which runs there are, where each stage lives, and everything that determines it.
+
+The Snakefile only asks this module; it imports neither torch nor pandas, so a dry run is quick. Names are checked here, and an
+unknown one is answered with the nearest known one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine import methods, record
+from engine.methods import nearest
+from engine.words import Stage
+
+BASE = "base"  # the one method without training: its stage is every pipeline's starting point
+
+
+def check_keys(config: Any, schema: dict, where: str = "") -> None:
+    """Raise ValueError for the first setting the schema does not know, with the nearest one it does."""
+    if not isinstance(config, dict) or "properties" not in schema:
+        return
+    for key, value in config.items():
+        if key in schema["properties"]:
+            check_keys(value, schema["properties"][key], f"{where}{key}.")
+        elif schema.get("additionalProperties", True) is False:
+            raise nearest("setting", f"{where}{key}", [f"{where}{known}" for known in schema["properties"]])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the results: a method under a preset. Its label `method[-preset]` names its folder."""
+
+    label: str
+    method: str
+    preset: str
+
+
+class Plan:
+    """A checked configuration. Paths are relative to the repository's root, where Snakemake runs."""
+
+    def __init__(self, config: dict, catalogue: Path = Path("config/benchmarks.yaml")) -> None:
+        self.config = config
+        self.folder = Path(config["methods_dir"])
+        self.home = Path("results") / config["profile"]
+        self.seeds: list[int] = config["seeds"]
+        self.runs = [self._run(label) for label in config["runs"]]
+        known = yaml.safe_load(catalogue.read_text())
+        for name in config["benchmarks"]:
+            if name not in known:
+                raise nearest("benchmark", name, known)
+        self.benchmarks: dict[str, dict] = {name: known[name] for name in config["benchmarks"]}
+        for label, settings in config["overrides"].items():
+            if label not in {*config["runs"], *self._shared_runs()}:
+                raise nearest("run in overrides:", label, config["runs"])
+            self._settings(self._run(label), settings)
+        if not Path(config["template"]).is_file():
+            raise ValueError(f"template {config['template']} does not exist; templates are in config/templates/")
+
+    def _run(self, label: str) -> Run:
+        method, _, preset = label.partition("-")
+        methods.preset(method, preset or methods.MATCHED, self.folder)
+        methods.stages(method, self.folder)
+        return Run(label, method, preset or methods.MATCHED)
+
+    def _shared_runs(self) -> set[str]:
+        """Runs that are not rows but train a stage some row starts with."""
+        return {stage.method for run in self.runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
+
+    def _settings(self, run: Run, overrides: dict) -> tuple[dict, dict]:
+        """Overrides split into the run's shared settings and the method's own; an unknown name raises ValueError."""
+        shared = {key: value for key, value in overrides.items() if key in self.config["train"]}
+        own = {key: value for key, value in overrides.items() if key not in shared}
+        methods_of_run = {stage.method for stage in self.stages(run) if stage.method and not self._is_shared(run, stage)}
+        for key in own:
+            fields = {name for m in methods_of_run for name in methods.settings(methods.build(m, {}, self.folder))}
+            if key not in fields:
+                raise nearest(f"setting in overrides of {run.label}:", key, [*fields, *self.config["train"]])
+        return shared, own
+
+    def stages(self, run: Run) -> tuple[Stage, ...]:
+        return methods.stages(run.method, self.folder)
+
+    def _is_shared(self, run: Run, stage: Stage) -> bool:
+        """Whether this stage is another run's: a fresh start without settings of its own."""
+        return stage.method is not None and stage.method != run.method and stage.parent is None and not stage.settings
+
+    def stage_folder(self, run: Run, stage: Stage, seed: int | str) -> Path:
+        """Where a stage lives: under its own run, or under the run it is shared from."""
+        if self._is_shared(run, stage):
+            assert stage.method is not None
+            return self.home / stage.method / f"seed{seed}" / stage.method
+        return self.home / run.label / f"seed{seed}" / stage.name
+
+    def final(self, label: str, seed: int | str) -> Path:
+        """The folder of the checkpoint that stands for a run."""
+        run = self._run(label)
+        return self.stage_folder(run, self.stages(run)[-1], seed)
+
+    def done_files(self) -> list[str]:
+        """The done.json of every stage of every run and seed, shared ones once, in order of first use."""
+        folders = [self.stage_folder(r, s, seed) for r in self.runs for seed in self.seeds for s in self.stages(r)]
+        return list(dict.fromkeys(str(folder / "done.json") for folder in folders))
+
+    def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
+        run = self._run(label)
+        return run, next(stage for stage in self.stages(run) if stage.name == name)
+
+    def parent(self, label: str, seed: int | str, name: str) -> Path | None:
+        """The folder of the checkpoint a stage starts from; None for the base stage itself."""
+        run, stage = self._stage(label, name)
+        if stage.method is None:
+            return None
+        if stage.parent is None:
+            return self.home / BASE / f"seed{seed}" / BASE
+        return self.stage_folder(run, self._stage(label, stage.parent)[1], seed)
+
+    def method_file(self, label: str, name: str) -> str:
+        """The file whose change makes this stage out of date."""
+        run, stage = self._stage(label, name)
+        return str(self.folder / f"{stage.method or run.method}.py")
+
+    def stage_spec(self, label: str, seed: int | str, name: str) -> str:
+        """Everything `engine.stage` needs, as JSON: the method's settings are the preset's, then the stage's, then the overrides."""
+        run, stage = self._stage(label, name)
+        shared, own = self._settings(run, self.config["overrides"].get(label, {}))
+        parent = self.parent(label, seed, name)
+        chosen = None
+        if stage.method is not None:
+            preset = methods.preset(run.method, run.preset, self.folder) if stage.method == run.method else {}
+            method = methods.build(stage.method, {**preset, **stage.settings, **own}, self.folder)
+            chosen = {"name": stage.method, "folder": str(self.folder), "settings": methods.settings(method)}
+        spec = {
+            "run": label,
+            "seed": int(seed),
+            "stage": name,
+            "method": chosen,
+            "parent": str(parent) if parent else None,
+            "model": self.config["model"],
+            "data": str(self.home / "data" / "train.jsonl"),
+            "template": self.config["template"],
+            "train": {**self.config["train"], **shared},
+        }
+        return json.dumps(spec, sort_keys=True)
+
+    def evaluation_spec(self, label: str, seed: int | str) -> str:
+        """Everything `engine.evaluate generate` needs, as JSON."""
+        benchmarks = {
+            name: {"file": str(self.home / "data" / f"{name}.jsonl"), "samples": entry["samples"]}
+            for name, entry in self.benchmarks.items()
+        }
+        spec = {
+            "run": label,
+            "seed": int(seed),
+            "checkpoint": str(self.final(label, seed)),
+            "template": self.config["template"],
+            "benchmarks": benchmarks,
+            "evaluation": self.config["evaluation"],
+        }
+        return json.dumps(spec, sort_keys=True)
+
+    def data_source(self, name: str) -> str:
+        """Where `train` or a benchmark comes from: a file, or the word `miniature` for generated data."""
+        source = self.config["train_data"] if name == "train" else self.benchmarks[name]["source"]
+        return source.replace("{data_dir}", self.config["data_dir"])
+
+
+def engine_fingerprint() -> str:
+    """Digest of the engine's sources: Snakemake does not watch modules that a command imports."""
+    return record.fingerprint(Path("engine"))

@@ -1,0 +1,51 @@
+# The checked configuration and the functions the rules share.
+import yaml
+from snakemake.utils import validate
+
+from engine import record
+from workflow.plan import Plan, check_keys, engine_fingerprint
+
+SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
+check_keys(config, yaml.safe_load(SCHEMA.read_text()))
+validate(config, str(SCHEMA))
+
+PLAN = Plan(config)
+HOME = str(PLAN.home)
+ENGINE = engine_fingerprint()
+ANALYSIS = record.fingerprint(Path("analysis"))
+PYTHON = sys.executable
+
+
+wildcard_constraints:
+    run="[a-z0-9_]+(-[a-z0-9_]+)?",
+    seed=r"\d+",
+    stage="[a-z0-9_]+",
+    benchmark="[a-z0-9_]+",
+
+
+def stage_spec(wildcards):
+    return PLAN.stage_spec(wildcards.run, wildcards.seed, wildcards.stage)
+
+
+def base_spec(wildcards):
+    return PLAN.stage_spec("base", wildcards.seed, "base")
+
+
+def evaluation_spec(wildcards):
+    return PLAN.evaluation_spec(wildcards.run, wildcards.seed)
+
+
+def parent_done(wildcards):
+    return str(PLAN.parent(wildcards.run, wildcards.seed, wildcards.stage) / "done.json")
+
+
+def method_file(wildcards):
+    return PLAN.method_file(wildcards.run, wildcards.stage)
+
+
+def checkpoint_done(wildcards):
+    return str(PLAN.final(wildcards.run, wildcards.seed) / "done.json")
+
+
+def data_source(wildcards):
+    return PLAN.data_source(wildcards.name)

@@ -1,0 +1,22 @@
+# Training problems and benchmarks, generated or read, as checked JSON lines.
+
+
+def source_file(wildcards):
+    source = PLAN.data_source(wildcards.name)
+    return "miniature/world.py" if source == "miniature" else source
+
+
+rule data:
+    input:
+        source_file,
+    output:
+        f"{HOME}/data/{{name}}.jsonl",
+    params:
+        source=data_source,
+    log:
+        f"{HOME}/logs/data/{{name}}.log",
+    conda:
+        "../envs/assay.yaml"
+    localrule: True
+    shell:
+        "{PYTHON} -m engine.data {params.source} {wildcards.name} {output} 2> {log}"

@@ -1,0 +1,63 @@
+# Checkpoints: the base model, checked, and every stage that starts from it.
+# A stage's folder holds more than its declared output (weights, metrics, resumable state): Snakemake deletes declared outputs
+# before a rerun, and resumable state must survive that.
+
+
+rule base:
+    input:
+        weights=f"{config['model']['path']}/model.safetensors",
+        data=f"{HOME}/data/train.jsonl",
+        template=config["template"],
+    output:
+        f"{HOME}/base/seed{{seed}}/base/done.json",
+    params:
+        spec=base_spec,
+        engine=ENGINE,
+        folder=subpath(output[0], parent=True),
+    log:
+        f"{HOME}/logs/base/seed{{seed}}/base.log",
+    conda:
+        "../envs/assay.yaml"
+    shell:
+        "{PYTHON} -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+
+
+rule train:
+    input:
+        parent=parent_done,
+        method=method_file,
+        data=f"{HOME}/data/train.jsonl",
+        template=config["template"],
+    output:
+        f"{HOME}/{{run}}/seed{{seed}}/{{stage}}/done.json",
+    params:
+        spec=stage_spec,
+        engine=ENGINE,
+        folder=subpath(output[0], parent=True),
+    log:
+        f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.log",
+    benchmark:
+        f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.benchmark.tsv"
+    conda:
+        "../envs/assay.yaml"
+    threads: 1
+    shell:
+        "OMP_NUM_THREADS={threads} {PYTHON} -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+
+
+ruleorder: base > train
+
+
+rule pretrain:
+    input:
+        "miniature/pretrain.py",
+        "miniature/world.py",
+    output:
+        directory("results/pretrain/base"),
+    log:
+        "results/pretrain/pretrain.log",
+    conda:
+        "../envs/assay.yaml"
+    threads: 2
+    shell:
+        "OMP_NUM_THREADS={threads} {PYTHON} -m miniature.pretrain {output} 2>&1 | tee {log}"
