@@ -20,10 +20,10 @@ RECORDED = (
 # Printed columns: title, and the group that shares one unit; None keeps the number as it is.
 PRINTED = {
     "sampled_tokens": ("Sampled", "tokens"),
-    "trained_tokens_own": ("Trained own", "tokens"),
-    "trained_tokens_expert": ("Trained expert", "tokens"),
+    "trained_tokens_own": ("Own", "tokens"),
+    "trained_tokens_expert": ("Expert", "tokens"),
     "rounds": ("Rounds", None),
-    "minutes": ("Minutes", None),
+    "minutes": ("Min.", None),
     "flops": ("FLOPs", "flops"),
 }
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # powers of a thousand
@@ -99,8 +99,8 @@ def cost_table(evidence: Evidence, done: Sequence[Path]) -> Table:
     footer = evidence.footer(
         notes,
         "Per training seed (mean over seeds): all stages of a run and every stage it starts from, in full even if "
-        "other runs share it. Sampled, trained: tokens, those in the loss by their author. Rounds: of generation, one after "
-        "the other. FLOPs: 2N per sampled, 6N per trained token. k, M, G, T, P, E: powers of a thousand.",
+        "other runs share it. Sampled: tokens generated. Own, expert: tokens in the loss, by author. Rounds: of "
+        "generation, one after the other. FLOPs: 2N per sampled, 6N per trained token.",
     )
     return Table("costs", "What each run cost.", cells, unmarked(cells), numbers, footer, evidence.rule)
 

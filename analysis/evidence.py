@@ -11,6 +11,7 @@ from analysis.render import DASH, TIMES, superscript
 from analysis.statistics import arrange, summarise
 
 BASE = "base"
+OWN_COLUMNS = ("Avg.", "95 %")  # of the main table, beside the benchmarks
 
 
 @dataclass
@@ -98,8 +99,7 @@ class Evidence:
         """How many problems a benchmark has and how many samples of each were graded."""
         sizes = self.scores.groupby("benchmark")[["problems", "samples"]].first()
         listed = (
-            f"{name} {sizes.loc[key, 'problems']}{TIMES}{sizes.loc[key, 'samples']}"
-            for key, name in self.benchmarks.items()
+            f"{name} {sizes.loc[key, 'problems']}{TIMES}{sizes.loc[key, 'samples']}" for key, name in self.benchmarks.items()
         )
         return f"Problems{TIMES}samples: {', '.join(listed)}."
 
@@ -109,8 +109,12 @@ def gather(
 ) -> Evidence:
     """Put base first and summarise the complete runs against the first.
 
-    Raises ValueError if a benchmark was never graded, no run is complete, or scores and items are of different grades.
+    Raises ValueError if a row or column is named twice, a benchmark was never graded, no run is complete, or scores and
+    items are of different grades.
     """
+    for kind, names in (("run", list(runs)), ("benchmark name", [*benchmarks.values(), *OWN_COLUMNS])):
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{kind} {repeated[0]!r} stands twice in one table: give each its own")
     ordered = tuple(sorted(runs, key=lambda run: run != BASE))
     if unknown := sorted(set(benchmarks) - set(scores["benchmark"])):
         known = ", ".join(sorted(set(scores["benchmark"])))

@@ -46,10 +46,13 @@ PANELS = {
 }
 
 
-def guided_share(counts: dict[str, int]) -> float:
-    """Percentage of rollouts that continue an expert prefix; counts: prefix share -> rollouts. NaN without any."""
-    total = sum(counts.values())
-    return 100 * sum(n for share, n in counts.items() if float(share) > 0) / total if total else float("nan")
+def guided_share(record: dict[str, Any]) -> float:
+    """Percentage of an update's graded rollouts that continue an expert prefix; NaN where nothing was sampled.
+
+    `guided` counts only those, by the share of the demonstration they were shown.
+    """
+    rollouts = record.get("graded_rollouts", 0)
+    return 100 * sum(record.get("guided", {}).values()) / rollouts if rollouts else float("nan")
 
 
 def read_curves(paths: Sequence[Path]) -> pd.DataFrame:
@@ -63,9 +66,7 @@ def read_curves(paths: Sequence[Path]) -> pd.DataFrame:
         run, seed = run_and_seed(path)
         for record in read_rows(path):
             updates[run, seed] = updates.get((run, seed), 0) + 1
-            values = {name: record.get(name) for name in PANELS}
-            if values["guided"] is not None:
-                values["guided"] = guided_share(values["guided"])
+            values = {name: record.get(name) for name in PANELS} | {"guided": guided_share(record)}
             rows.append({"run": run, "seed": seed, "update": updates[run, seed], **values})
     return pd.DataFrame(rows).astype(dict.fromkeys(PANELS, float))
 
@@ -95,7 +96,7 @@ def training_figure(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
             axes.plot(mean.index, mean, color=style["color"], alpha=0.2, linewidth=0.6)
             axes.plot(mean.index, smooth(mean.to_numpy()), label=run, linewidth=1.3, **style)
         axes.set_title(title)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, curves[metric].min()))
     for axes in panels[2:]:
         axes.set_xlabel("update")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
@@ -113,9 +114,7 @@ def average_figure(summary: pd.DataFrame) -> Figure:
         beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
         axes.annotate(f"{row['mean']:.1f}", (row["high"], position), **beside)
     axes.axvline(summary["mean"].iloc[0], color="0.6", linewidth=0.7, linestyle="--", zorder=0)
-    names = [
-        run + (" (1 seed)" if seeds == 1 else "") for run, seeds in zip(summary["run"], summary["seeds"], strict=True)
-    ]
+    names = [run + (" (1 seed)" if seeds == 1 else "") for run, seeds in zip(summary["run"], summary["seeds"], strict=True)]
     axes.set_yticks(range(len(summary)), names, fontsize=8)
     axes.set_ylim(len(summary) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -131,19 +130,15 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": None})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__, formatter_class=text)
     parser.add_argument("--items", required=True, type=Path, help="items.csv of analysis.scores")
-    parser.add_argument(
-        "--metrics", required=True, nargs="+", type=Path, metavar="FILE", help="every stage's metrics.jsonl"
-    )
+    parser.add_argument("--metrics", required=True, nargs="+", type=Path, metavar="FILE", help="every stage's metrics.jsonl")
     parser.add_argument("--runs", required=True, nargs="+", metavar="RUN", help="lines and dots, in this order")
-    parser.add_argument(
-        "--benchmarks", nargs="+", metavar="KEY", help="what the mean is over (default: all in the items)"
-    )
+    parser.add_argument("--benchmarks", nargs="+", metavar="KEY", help="what the mean is over (default: all in the items)")
     parser.add_argument("--out-dir", required=True, type=Path, help="where the figures go")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     items = read_table(arguments.items)
     benchmarks = arguments.benchmarks or list(items["benchmark"].unique())

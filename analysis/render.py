@@ -55,9 +55,7 @@ def escape_latex(text: object) -> str:
     """Text that pdflatex prints as it reads here. Raises ValueError for a character it has no glyph for."""
     escaped = str(text).translate(LATEX)
     if unknown := sorted({character for character in escaped if ord(character) > 0x17F}):
-        raise ValueError(
-            f"no LaTeX form for {' '.join(unknown)} in {str(text)!r}: add it to LATEX in analysis/render.py"
-        )
+        raise ValueError(f"no LaTeX form for {' '.join(unknown)} in {str(text)!r}: add it to LATEX in analysis/render.py")
     return escaped
 
 
@@ -91,7 +89,7 @@ def to_latex(table: Table) -> str:
     return "\n".join(
         [
             r"\begin{table}[t]",
-            r"\centering\small\setlength{\tabcolsep}{4.5pt}\setlength{\belowcaptionskip}{4pt}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}\setlength{\belowcaptionskip}{4pt}",
             rf"\caption{{{escape_latex(table.caption)}}}",
             rf"\label{{tab:assay-{table.name}}}",
             r"\sbox0{%",
@@ -113,9 +111,7 @@ def to_text(table: Table) -> str:
     columns = {"Method": ["Method", *map(str, table.cells.index)]}
     for name in table.cells:
         suffixes = [TEXT_MARKS.get(mark, " ") if name in marked else "" for mark in ("", *table.marks[name])]
-        columns[str(name)] = [
-            f"{cell}{suffix}" for cell, suffix in zip([name, *table.cells[name]], suffixes, strict=True)
-        ]
+        columns[str(name)] = [f"{cell}{suffix}" for cell, suffix in zip([name, *table.cells[name]], suffixes, strict=True)]
     widths = {name: max(map(len, cells)) for name, cells in columns.items()}
     lines = []
     for row in range(1 + len(table.cells)):

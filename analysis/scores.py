@@ -26,9 +26,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not text.strip():
         raise ValueError(f"{path} is empty: delete it and run the rule that writes it again")
     if not text.endswith("\n"):
-        raise ValueError(
-            f"{path} ends in a half-written line, its writer was stopped: delete it and run its rule again"
-        )
+        raise ValueError(f"{path} ends in a half-written line, its writer was stopped: delete it and run its rule again")
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -129,11 +127,11 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"run": str, "benchmark": str, "problem_id": str}, keep_default_na=False)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.scores", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("grades", nargs="+", type=Path, help=f".../<run>/seed<k>/eval/<benchmark>{SUFFIX}")
     parser.add_argument("--out", required=True, type=Path, help="the scores table; items.csv is written beside it")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     scores, items = collect(arguments.grades)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(arguments.out, index=False, float_format="%.10g")

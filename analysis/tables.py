@@ -15,6 +15,7 @@ for the footer of the main table.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pandas as pd
 
 from analysis import render
 from analysis.costs import cost_table
-from analysis.evidence import Evidence, Footnotes, gather, unmarked
+from analysis.evidence import OWN_COLUMNS, Evidence, Footnotes, gather, unmarked
 from analysis.render import DASH, Table, signed
 from analysis.scores import read_table
 from analysis.statistics import REPLICATES
@@ -48,10 +49,11 @@ def main_table(evidence: Evidence, caption: str) -> Table:
     for benchmark, display in evidence.benchmarks.items():
         gaps = [evidence.gap(run, benchmark) for run in evidence.runs]
         cells[display] = notes.column([f"{value:.1f}" for value in accuracy[benchmark]], gaps)
-    cells["Avg."] = notes.column([f"{value:.1f}" for value in summary["mean"]], evidence.average_gaps())
+    average, spread = OWN_COLUMNS
+    cells[average] = notes.column([f"{value:.1f}" for value in summary["mean"]], evidence.average_gaps())
     marks = cells.apply(best_marks)
-    cells["95 %"] = ["" if pd.isna(value) else f"±{value:.1f}" for value in half]
-    marks["95 %"] = "small"
+    cells[spread] = ["" if pd.isna(value) else f"±{value:.1f}" for value in half]
+    marks[spread] = "small"
     numbers = accuracy.assign(average=summary["mean"], low=summary["low"], high=summary["high"], half_width=half)
     numbers.insert(0, "seeds", summary["seeds"].astype("Int64"))
     footer = evidence.footer(
@@ -131,7 +133,7 @@ def read_notes(path: Path | None) -> dict[str, Any]:
     return notes
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m analysis.tables", description=__doc__, formatter_class=text)
     parser.add_argument("--scores", required=True, type=Path, help="scores.csv of analysis.scores")
@@ -143,7 +145,7 @@ def main() -> None:
     parser.add_argument("--caption", default=CAPTION, help="of the main table (default: %(default)s)")
     parser.add_argument("--out-dir", required=True, type=Path, help="where the tables go")
     parser.add_argument("--show", action="store_true", help="also print the main table")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     scores = read_table(arguments.scores)
     pairs = [item.partition("=") for item in arguments.benchmarks or scores["benchmark"].unique()]

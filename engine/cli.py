@@ -1,7 +1,7 @@
 """The command `assay`: what is not a build. Building is Snakemake's.
 
-    assay explain trapo               what a method asks for and what it learns from, without a model
-    assay grade IN.jsonl OUT.jsonl    grade your own completions with the grader every table uses
+assay explain METHOD              what a method asks for and what it learns from, without a model
+assay grade IN.jsonl OUT.jsonl    grade your own completions with the grader every table uses
 """
 
 import sys
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: assay explain trapo --preset as_released")
+@app.command(epilog="Example: assay explain METHOD --preset as_released")
 def explain(
     method: Annotated[str, typer.Argument(help="a file in the methods folder, without .py")],
     preset: Annotated[str, typer.Option(help="one of the method's presets")] = MATCHED,
@@ -32,7 +32,9 @@ def explain(
     typer.echo(explaining.explain(method, preset, methods_dir))
 
 
-@app.command(epilog='Example: echo \'{"answer": "1/2", "completion": "so \\\\boxed{0.5}"}\' > in.jsonl; assay grade in.jsonl out.jsonl')
+@app.command(
+    epilog='Example: echo \'{"answer": "1/2", "completion": "so \\\\boxed{0.5}"}\' > in.jsonl; assay grade in.jsonl out.jsonl'
+)
 def grade(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="rows with `answer` (gold) and `completion`")],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="the same rows with `correct` and `extracted` added")],

@@ -35,7 +35,9 @@ class Template:
     def read(cls, path: Path) -> "Template":
         text = path.read_text()
         if text.count("{problem}") != 1:
-            raise ValueError(f"template {path} must contain {{problem}} exactly once, it has it {text.count('{problem}')} times")
+            raise ValueError(
+                f"template {path} must contain {{problem}} exactly once, it has it {text.count('{problem}')} times"
+            )
         return cls(text)
 
     def render(self, problem: str) -> str:

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint: one load for all benchmarks, samples written before anything is graded, grading apart.
 
-    python -m engine.evaluate generate --spec '{...}' --out results/miniature/trapo/seed0/eval
+    python -m engine.evaluate generate --spec '{...}' --out results/miniature/RUN/seed0/eval
     python -m engine.evaluate grade SAMPLES.jsonl GRADES.jsonl
 
 Every sample of every problem has its own seed, from (run seed, benchmark, problem, sample); raising the number of samples
@@ -31,15 +31,14 @@ def generate(spec: dict, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
     template = data.Template.read(Path(spec["template"]))
     for name, benchmark in spec["benchmarks"].items():
-        problems = data.problems(
-            data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"]
-        )
+        problems = data.problems(data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"])
         requests = [
             Request(
                 problem,
                 Sample(benchmark["samples"]),
                 tuple(
-                    seeds.seed(run=spec["seed"], benchmark=name, problem=problem.id, sample=k) for k in range(benchmark["samples"])
+                    seeds.seed(run=spec["seed"], benchmark=name, problem=problem.id, sample=k)
+                    for k in range(benchmark["samples"])
                 ),
             )
             for problem in problems
@@ -88,7 +87,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Sample a checkpoint on benchmarks, or grade samples.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     sampling = verbs.add_parser("generate", help="write <benchmark>.samples.jsonl for every benchmark of the specification")
-    sampling.add_argument("--spec", required=True, type=json.loads, help="the evaluation as JSON, as workflow/plan.py writes it")
+    sampling.add_argument(
+        "--spec", required=True, type=json.loads, help="the evaluation as JSON, as workflow/plan.py writes it"
+    )
     sampling.add_argument("--out", required=True, type=Path, help="folder for the samples")
     grading = verbs.add_parser("grade", help="grade one file of samples")
     grading.add_argument("samples", type=Path)

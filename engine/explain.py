@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import methods
-from engine.explore import Request, context, explore
+from engine.explore import Request, explore
 from engine.words import Problem, Rollout, Trajectory
 
 # Two demonstrations of 40 tokens: 36 and an end of sequence, a blank line after every 9th; three tokens a rollout.
@@ -67,11 +67,18 @@ def explain(name: str, preset: str, folder: Path) -> str:
         lines = [f"  {s.name}: {_stage(s.method)}, from {s.parent or 'the base model'}" for s in methods.stages(name, folder)]
         return "\n".join([*parts, "", "Stages", *lines])
     method = methods.build(name, methods.preset(name, preset, folder), folder)
-    parts += ["", *_settings(name, folder), "", f"Conversations ({preset}), one problem with two demonstrations of {LENGTH} tokens"]
+    parts += [
+        "",
+        *_settings(name, folder),
+        "",
+        f"Conversations ({preset}), one problem with two demonstrations of {LENGTH} tokens",
+    ]
     for title, verdict in POLICIES.items():
         sampler, trajectories = converse(method, verdict)
         parts += ["", f"  {title}"]
-        parts += [f"    asks   {_request(r, a)}" for r, a in zip(sampler.asked, sampler.answers, strict=True)] or ["    asks   nothing"]
+        parts += [f"    asks   {_request(r, a)}" for r, a in zip(sampler.asked, sampler.answers, strict=True)] or [
+            "    asks   nothing"
+        ]
         parts += [f"    learns {line}" for line in _grouped([_trajectory(t) for t in trajectories])]
     return "\n".join(parts)
 

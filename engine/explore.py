@@ -6,7 +6,7 @@ request served in one batch. Trajectories come back in problem order whatever fi
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -52,7 +52,14 @@ def context(step: int, total: int, run: int, problem: str, memory: dict[str, Any
 
 
 def explore(
-    method: Any, problems: Sequence[Problem], sampler: Sampler, reward: Reward, step: int, total: int, run: int, memory: dict
+    method: Any,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    reward: Reward,
+    step: int,
+    total: int,
+    run: int,
+    memory: dict,
 ) -> Exploration:
     """Run `method.explore` for every problem and return its trajectories in problem order, with costs.
 
@@ -62,10 +69,10 @@ def explore(
     name = type(method).__module__.removeprefix("assay_method_")
     result = Exploration()
     finished: dict[int, list[Trajectory]] = {}
-    talks: dict[int, Iterator] = {}
+    talks: dict[int, Generator[Sample, list[Rollout] | None, list[Trajectory]]] = {}
     pending: dict[int, Sample] = {}
-    asked = {i: 0 for i in range(len(problems))}
-    sampled = {i: 0 for i in range(len(problems))}
+    asked = dict.fromkeys(range(len(problems)), 0)
+    sampled = dict.fromkeys(range(len(problems)), 0)
 
     def advance(i: int, rollouts: list[Rollout] | None) -> None:
         """Let one exploration take a step; file what it asks for or what it returns."""
@@ -115,7 +122,9 @@ def _seeded(problem: Problem, sample: Sample, run: int, step: int, request: int)
 
 def _request(name: str, problem: Problem, request: object) -> Sample:
     if not isinstance(request, Sample) or request.n < 1:
-        raise ValueError(f"method {name!r} yielded {request!r} for problem {problem.id!r}; explore() may only yield Sample(n >= 1)")
+        raise ValueError(
+            f"method {name!r} yielded {request!r} for problem {problem.id!r}; explore() may only yield Sample(n >= 1)"
+        )
     return request
 
 

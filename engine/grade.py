@@ -68,15 +68,17 @@ def extract(completion: str) -> str | None:
     contents: list[str] = []
     following = len(text)
     for start, inner, end, after in reversed(boxes):
-        if inner < 0 or (contents and not _joined(text, after, following)):
+        if contents and not _joined(text, after, following):
             break
-        contents.insert(0, BOX.sub(r"\1", text[inner:end]).strip())
+        content = BOX.sub(r"\1", text[inner:end]).strip()
+        if content not in contents[:1]:
+            contents.insert(0, content)
         following = start
     return ", ".join(contents) if contents and contents[-1].strip("{} ") else None
 
 
 def _boxes(text: str) -> list[tuple[int, int, int, int]]:
-    """Positions (start, content, content's end, end) of the outermost boxes; content is -1 where braces never close."""
+    """Positions (start, content, content's end, end) of the outermost boxes; one that never closes is empty."""
     first = BOX.search(text)
     if not first:
         return []
@@ -96,7 +98,7 @@ def _boxes(text: str) -> list[tuple[int, int, int, int]]:
         elif (end := closing.get(box.start(1))) is not None:
             boxes.append((box.start(), box.end(), end, end + 1))
         else:
-            boxes.append((box.start(), -1, 0, box.end()))
+            boxes.append((box.start(), box.end(), box.end(), box.end()))
     return boxes
 
 
@@ -158,7 +160,7 @@ class Grader:
             if job in self._cache:
                 known[job] = self._cache[job]
                 continue
-            known[job] = golds.decide(gold=job[1], answer=job[0])
+            known[job] = golds.decide(job[1], job[0]) if job[0] else golds.readable(job[1])
             if known[job] is None and not (golds.guarded(job[0]) or golds.guarded(job[1])):
                 hard.append(job)
         self._run(hard, known)
@@ -222,7 +224,7 @@ class _Worker:
             [sys.executable, "-c", WORKER, *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},  # SymPy's ordering follows the hashes
             start_new_session=True,  # Ctrl-C reaches the parent only
         )
         theirs.close()
@@ -256,10 +258,9 @@ class _Worker:
         self.pipe.close()
 
 
-# What follows runs in the worker process only.
+# What follows runs in the worker process only; SymPy and math-verify are imported nowhere else.
 
-DECIMAL = 1e-6  # relative
-EXACT = 1e-25  # relative, at 40 digits
+# What math-verify and SymPy raise on texts they cannot handle. Anything else ends the worker, which is undecided too.
 MISREAD = (
     ValueError,
     TypeError,
@@ -270,16 +271,26 @@ MISREAD = (
     AssertionError,
     MemoryError,
 )
+GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
+ACCENTED = r"\\(?:d?dot|bar|hat|tilde|overline|vec)\s*\{\\?[a-zA-Z]+\}|\\hbar|\\ell"
+SUBSCRIPT = r"\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\w)"
+NAME = re.compile(
+    rf"({ACCENTED}|\\(?:var)?(?i:{GREEK.replace(' ', '|')})(?![a-zA-Z])|(?<!\\)[a-zA-Z])"
+    rf"(?:{SUBSCRIPT})?(?:'+|\s*\^\s*\{{?\\prime\s*\}}?)?(?:\(\d+\))?"  # I(0) is a name, n(n+1) a product
+    r"|\\text\s*\{[^{}]*\}|\\[a-zA-Z]+"
+)
+DECIMAL, EXACT = 1e-6, 1e-25  # relative tolerance, where a decimal is written and where none is
+ZERO = 1e-60
 
 
 def serve(pipe_number: float, timeout: float, memory_gb: float) -> None:
-    """Answer (answer, gold) pairs until the other end closes."""
-    pipe = Connection(int(pipe_number))
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_gb * 2**30),) * 2)
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off, as intended
+    """Answer (answer, gold) pairs until the other end closes. An empty answer asks whether the gold can be read."""
     import math_verify  # the slow part, before the first deadline
 
-    assert math_verify
+    logging.getLogger(math_verify.__name__).setLevel(logging.ERROR)  # it warns that its timeouts are off, as intended
+    limit = int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    pipe = Connection(int(pipe_number))
     pipe.send(True)
     while True:
         try:
@@ -287,93 +298,113 @@ def serve(pipe_number: float, timeout: float, memory_gb: float) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, timeout + 5)  # no handler: ends an orphan even inside a long C call
-        pipe.send(
-            golds.decide(gold, answer, algebra)
-            if answer
-            else golds.readable(gold, lambda text: _parse(text) is not None)
-        )
+        pipe.send(golds.decide(gold, answer, algebra) if answer else golds.readable(gold, _parses))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def algebra(gold: str, answer: str) -> Verdict:
-    """Compare two leaf texts: expressions by value, relations and sets by math-verify. None: not understood."""
-    from math_verify import verify
-
+    """Compare two leaves: expressions and equations by value, the rest by math-verify. None: not understood."""
     verdict = golds.exact(gold, answer)
     if verdict is not None:
         return verdict
     try:
-        left, right = (_parse(text) for text in _apart(gold, answer))
-        if left is None or right is None:
-            return None
-        kinds = {_kind(left), _kind(right)}
-        if kinds == {"expression"}:
-            written = golds.number(gold)
-            tolerance = DECIMAL if re.search(r"\.\d", gold + answer) else EXACT
-            verdict = _same_value(left, right, tolerance, float(written.slack) if written else 0.0)
-        elif len(kinds) > 1 and kinds != {"set", "relation"}:
-            return False
-        if verdict is None:
-            verdict = verify(left, right, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True)
-        return verdict
+        left, right = (_parse(text) for text in _rename(gold, answer))
+        return None if left is None or right is None else _same(left, right, gold, answer)
     except MISREAD:
         return None
 
 
-NAME = re.compile(
-    r"((?:\\(?:d?dot|bar|hat|tilde|overline|vec)\s*\{[a-zA-Z]+\}|\\(?:hbar|ell|[gG]amma|[zZ]eta|[bB]eta)(?![a-zA-Z])|[a-zA-Z])"
-    r"|\\[a-zA-Z]+)(\s*_\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\}|\\[a-zA-Z]+|\w))?(?!\()"
-)
+def _parses(text: str) -> bool:
+    try:
+        return _parse(_rename(text, "")[0]) is not None
+    except MISREAD:
+        return False
 
 
-def _plain_names(gold: str, answer: str) -> tuple[str, str]:
-    r"""Give one letter to each name latex2sympy would misread, the same in both texts.
+def _rename(gold: str, answer: str) -> tuple[str, str]:
+    r"""Write every variable as x_{k}, the same k for the same name in both texts.
 
-    It lowers every symbol (N/2 becomes n/2), reads E, I and \gamma as constants or functions, and rejects
-    \hbar, M_{\odot} and m_{\max}.
+    latex2sympy lowers symbols (N/2 becomes n/2), reads E, I and \gamma as constants, and rejects \hbar, E_{1} and
+    m_{\max}. Bare e and i stay constants, i outside sums only; an integral keeps its names for the sake of dx.
     """
-    found = [match for text in (gold, answer) for match in NAME.finditer(text)]
-    letters = {match[1] for match in found if len(match[1]) == 1}
-    spare = iter(letter for letter in "abchjklmnpqrsuvwxyz" if not letters & {letter, letter.upper()})
+    if r"\int" in gold + answer:
+        return gold, answer
+    constants = {"e"} if re.search(r"\\(?:sum|prod)(?![a-z])", gold + answer) else {"e", "i"}
     names: dict[str, str] = {}
-    for match in found:
-        base, subscript = match[1], match[2]
-        greek = re.fullmatch(r"\\(?:[a-z]*(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega))", base, re.IGNORECASE)
-        variable = len(base) == 1 or not base[1:].isalpha() or greek or base in ("\\hbar", "\\ell")
-        clash = len(base) == 1 and base.isupper() and (base in "EI" or base.lower() in letters)
-        odd = clash or subscript or not base[1:].isalpha() if len(base) > 1 or clash or subscript else False
-        if variable and (odd or base in ("\\hbar", "\\ell") or re.fullmatch(r"\\(?:gamma|zeta|beta)", base, re.IGNORECASE)):
-            names.setdefault(_key(match), next(spare, match[0]))
-    swapped = [NAME.sub(lambda match: names.get(_key(match), match[0]), text) for text in (gold, answer)]
-    return swapped[0], swapped[1]
+
+    def new(match: re.Match[str]) -> str:
+        name = re.sub(r"[\s{}^]", "", match[0].replace(r"\prime", "'"))
+        return match[0] if match[1] is None or name in constants else names.setdefault(name, f"{{x_{{{len(names)}}}}}")
+
+    return NAME.sub(new, gold), NAME.sub(new, answer)
 
 
 def _parse(text: str) -> Any:
-    """The SymPy object math-verify reads in a leaf text, or None if it could not read all of it."""
+    """The SymPy object math-verify reads in a leaf, or None if it could not read all of it."""
     from math_verify import LatexExtractionConfig, parse
     from math_verify.parser import NormalizationConfig
-    from sympy import I, Rational, Symbol
-    from sympy.core.function import AppliedUndef
+    from sympy import I, Rational
 
     written = golds.number(text)
     if written:
         return Rational(written.value.numerator, written.value.denominator) / (100 if written.percent else 1)
+    # units=False: its list of units has single letters in it, and golds.clean has removed the others
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
+    text = re.sub(r"(?<!\\sqrt)\[([^\[\],]*)\]", r"(\1)", text)  # square brackets that only group
     found = parse(
         rf"\boxed{{{text}}}",
         [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)],
         fallback_mode="no_fallback",
         extraction_mode="first_match",
-        parsing_timeout=None,  # type: ignore[arg-type]  # documented; its signal.alarm is useless here
+        parsing_timeout=0,  # turns its signal.alarm off
         raise_on_error=True,
     )
-    if not found:
-        return None
-    atoms = found[0].atoms(Symbol, AppliedUndef)
-    letters = set(re.sub(r"\\[a-zA-Z]+", "", text).lower()) & set("abcfghjklmnopqrstuvwxyz")  # e, i, d may be constants
-    if not letters <= set(" ".join(map(str, atoms)).lower()):
-        return None  # part of the text was dropped, such as a formula read as the 2 inside it
-    return found[0].subs(Symbol("i"), I)
+    symbols = {re.sub("[{}]", "", str(symbol)): symbol for symbol in _symbols(found[0])} if found else {}
+    if not found or not {f"x_{k}" for k in re.findall(r"x_\{(\d+)\}", text)} <= symbols.keys():
+        return None  # a part was dropped, as when a formula is read as the 2 inside it
+    return found[0].xreplace({symbols["i"]: I}) if "i" in symbols else found[0]
+
+
+def _symbols(value: Any) -> set[Any]:
+    from sympy import Symbol
+
+    return value.atoms(Symbol)
+
+
+def _same(left: Any, right: Any, gold: str, answer: str) -> Verdict:
+    from math_verify import verify
+    from sympy import Eq, solve
+
+    kinds = {_kind(left), _kind(right)}
+    verdict: Verdict = None
+    if kinds == {"expression"}:
+        written = golds.number(gold)
+        tolerance = DECIMAL if re.search(r"\.\d", gold + answer) else EXACT
+        verdict = _same_value(left, right, tolerance, float(written.slack) if written else 0.0)
+    elif len(kinds) > 1 and kinds != {"set", "relation"}:
+        return False
+    elif isinstance(left, Eq) and isinstance(right, Eq):
+        if _proportional(_difference(left), _difference(right)):
+            return True
+        if not solve(left, left.free_symbols):
+            return None  # math-verify 0.9.0 holds any two equations without real solutions to be the same
+    if verdict is None:
+        verdict = verify(left, right, allow_set_relation_comp=True, timeout_seconds=0, raise_on_error=True)
+    return verdict
+
+
+def _difference(equation: Any) -> Any:
+    return equation.lhs - equation.rhs
+
+
+def _proportional(left: Any, right: Any) -> bool:
+    """Whether one is a constant times the other, so that setting each to zero says the same."""
+    names, *points = _grid(left + right, whole=False)
+    for point in points:
+        ratio = (left / right).xreplace(dict(zip(names, point, strict=True))).evalf(40)
+        if names and ratio.is_finite and not ratio.is_zero:
+            return bool(_same_value(left, ratio * right, EXACT, 0.0))
+    return False
 
 
 def _kind(value: Any) -> str:
@@ -387,42 +418,39 @@ def _kind(value: Any) -> str:
 def _same_value(left: Any, right: Any, tolerance: float, slack: float) -> Verdict:
     r"""Compare two expressions at fixed points; None where too few points can be evaluated.
 
-    math-verify's own test subtracts and drops what is small, so 2^{-99} equals 2^{-98} (issue 14), and its simplify
-    cannot see that \sqrt{1/n} is 1/\sqrt{n} (issue 64). A point counts where both sides are real, unless i occurs:
-    |x| and x differ at -1, while ln(a/b) and ln a - ln b are compared where both exist.
+    math-verify subtracts and drops what is small, so 2^{-99} equals 2^{-98} (its issue 14), and its simplify does not
+    see that \sqrt{1/n} is 1/\sqrt{n} (issue 64). A point counts where both sides are real, unless i occurs: |x| and x
+    differ at -1, while ln(a/b) and ln a - ln b are compared where both exist.
     """
-    from sympy import Abs, I, Product, Sum, binomial, ceiling, factorial, floor, gamma
+    from sympy import Abs, I, Product, Sum, Tuple, binomial, ceiling, factorial, floor, gamma
 
-    names = sorted(left.free_symbols | right.free_symbols, key=str)
-    if not names:
-        first, second = left.doit(), right.doit()
-        if first.is_Rational and second.is_Rational and not slack and tolerance == EXACT:
-            return bool(first == second)
-    whole = any(side.has(Sum, Product, binomial, factorial, gamma, floor, ceiling) for side in (left, right))
-    complex_too = not names or left.has(I) or right.has(I)
+    both = Tuple(left, right)
+    names, *points = _grid(both, both.has(Sum, Product, binomial, factorial, gamma, floor, ceiling))
     agreed = 0
-    for point in _points(len(names), whole):
+    for point in points:
         at = dict(zip(names, point, strict=True))
         one, two = (side.xreplace(at).evalf(40) for side in (left, right))
-        if not all(v.is_number and v.is_finite and (complex_too or v.is_real) for v in (one, two)):
+        if not all(v.is_number and v.is_finite and (v.is_real or not names or both.has(I)) for v in (one, two)):
             continue
         gap, size = Abs(one - two).evalf(40), max(Abs(one).evalf(40), Abs(two).evalf(40))
-        if gap > max(tolerance * size, slack):
+        if gap > max(tolerance * size, slack, ZERO):
             return False
         agreed += 1
+    if agreed and not names and tolerance == EXACT and not slack:
+        first, second = left.doit(), right.doit()  # 2^{2005} + 1 and 2^{2005} agree in every digit looked at
+        return bool(first == second) if first.is_Rational and second.is_Rational else True
     return True if agreed >= (3 if names else 1) else None
 
 
-def _points(count: int, whole: bool) -> list[list[Any]]:
-    """Eight points of natural numbers, then eight of positive and negative fractions unless `whole`."""
+def _grid(value: Any, whole: bool) -> list[list[Any]]:
+    """The free symbols of a value, then eight points of natural numbers and, unless `whole`, eight of fractions."""
     from sympy import Integer, Rational
 
-    if not count:
-        return [[]]
-    naturals = [[Integer(2 + (5 * step * (k + 1) + 3 * k) % 13) for k in range(count)] for step in range(8)]
+    names = sorted(value.free_symbols, key=str)
+    if not names:
+        return [[], []]
+    count = range(len(names))
+    naturals = [[Integer(2 + (5 * step * (k + 1) + 3 * k) % 13) for k in count] for step in range(8)]
     signs = (1, 1, 1, -1, -1, -1, 1, -1)
-    fractions = [
-        [Rational(7 * k + 4 * step + 3, 11) * (sign if k % 3 < 2 else 1) for k in range(count)]
-        for step, sign in enumerate(signs)
-    ]
-    return naturals if whole else naturals + fractions
+    fractions = [[Rational(s * (7 * k + 4 * step + 3), 11) for k in count] for step, s in enumerate(signs)]
+    return [names, *naturals] if whole else [names, *naturals, *fractions]

@@ -45,7 +45,9 @@ def load(name: str, folder: Path) -> ModuleType:
     except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"method file {path} does not import: {type(error).__name__}: {error}") from error
     if not hasattr(module, "Method") and not hasattr(module, "stages"):
-        raise ValueError(f"method file {path} defines neither a class `Method` nor `stages`; see methods/sft.py for the shape")
+        raise ValueError(
+            f"method file {path} defines neither a class `Method` nor `stages`; see the files in methods/ for the shape"
+        )
     return module
 
 
@@ -57,7 +59,9 @@ def stages(name: str, folder: Path) -> tuple[Stage, ...]:
         if stage.parent is not None and stage.parent not in seen:
             raise nearest(f"parent stage in method {name!r},", stage.parent, seen, "; list parents before their children")
         if stage.name in seen:
-            raise ValueError(f"method {name!r} has two stages named {stage.name!r}; stage names are folder names, make them differ")
+            raise ValueError(
+                f"method {name!r} has two stages named {stage.name!r}; stage names are folder names, make them differ"
+            )
         seen.add(stage.name)
     return listed
 
@@ -77,11 +81,11 @@ def build(name: str, settings: Mapping[str, Any], folder: Path) -> Any:
     module = load(name, folder)
     if not hasattr(module, "Method"):
         raise ValueError(f"method {name!r} only combines stages; there is no single `Method` in {folder}/{name}.py to build")
-    method_class = module.Method
+    method_class: Any = module.Method
     if not dataclasses.is_dataclass(method_class):
         raise ValueError(f"`Method` in {folder}/{name}.py is no dataclass; put @dataclass(frozen=True) above it")
     defaults = {field.name: field.default for field in dataclasses.fields(method_class)}
-    return method_class(**{key: _checked(name, key, value, defaults) for key, value in settings.items()})
+    return module.Method(**{key: _checked(name, key, value, defaults) for key, value in settings.items()})
 
 
 def settings(method: Any) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 Every denominator says two things about a micro-batch: what it adds to the sum and what it adds to the count. The engine sums
 both over all micro-batches and ranks, so the value cannot depend on how the step was cut up.
 
-    mean_over_tokens        sum of values / number of masked tokens                       (SFT, DAPO)
-    mean_over_trajectories  mean over each trajectory's tokens, then over trajectories    (GRPO as first published)
-    sum_over_length(L)      sum of values / L, averaged over all trajectories             (Dr.GRPO; the LUFFY family)
+    mean_over_tokens        sum of values / number of masked tokens
+    mean_over_trajectories  mean over each trajectory's tokens, then over trajectories
+    sum_over_length(L)      sum of values / L, averaged over all trajectories
 """
 
 import re

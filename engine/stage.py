@@ -1,6 +1,6 @@
 """One stage: load, (explore, update) x N, save; resumed where it was killed; finished when `done.json` is there.
 
-    python -m engine.stage --out results/miniature/trapo/seed0/trapo --spec '{...}'
+    python -m engine.stage --out results/miniature/RUN/seed0/STAGE --spec '{...}'
 
 The workflow writes the specification (workflow/plan.py); its digest, with those of the engine, the method file and the parent,
 identifies the result. In the output folder:
@@ -270,7 +270,11 @@ def finish(spec: dict, out: Path, parts: dict, rows: list[dict]) -> None:
         "costs": costs,
         "weights_sha256": record.file_sha256(weights),
         "identity": parts,
-        "machine": {"processor": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": {
+            "processor": platform.machine(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
     }
     record.write_json(out / "done.json", done)
     shutil.rmtree(out / "state", ignore_errors=True)

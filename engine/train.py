@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from engine import tokens
 from engine.tokens import MicroBatch, Tokens
@@ -63,7 +64,7 @@ def start_distributed() -> None:
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 class Trainer:
@@ -73,7 +74,7 @@ class Trainer:
         start_distributed()
         import deepspeed
 
-        if deepspeed.get_accelerator().device_name() == "cpu":
+        if not torch.cuda.is_available():
             # Its shared-memory reduction is compiled at start-up (45 s, and a compiler must be there); gloo does without.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.method, self.settings, self.pad = method, settings, pad
@@ -84,6 +85,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
+        self.engine: Any
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -110,7 +112,9 @@ class Trainer:
         batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
         counts, trained = self._counts(batches)
         if trained["own"] + trained["expert"] == 0:
-            raise ValueError("an update without a single trained token: the method returned no trainable segment for any problem")
+            raise ValueError(
+                "an update without a single trained token: the method returned no trainable segment for any problem"
+            )
         rate = self.settings.rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
@@ -190,7 +194,7 @@ class Trainer:
         """Clip and step; the gradient's norm before clipping. At stage 0 DeepSpeed clips but does not say the norm."""
         if self.settings.zero_stage > 0:
             self.engine.step()
-            return float(self.engine.get_global_grad_norm())
+            return float(self.engine.get_global_grad_norm() or 0.0)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         self.engine.step()
@@ -217,7 +221,7 @@ class Trainer:
 
 
 def _drift(view: Tokens) -> float:
-    """Largest |log-prob of sampler - log-prob of trainer| over own tokens, in nats; about 1e-5 in fp32 at one update a batch."""
+    """Largest |log-prob of sampler - log-prob of trainer| over own tokens, in nats: about 1e-5 in fp32."""
     own = view.response & ~view.expert
     return float((view.logp.detach() - view.old_logp)[own].abs().max()) if own.any() else 0.0
 

@@ -45,7 +45,7 @@ class Problem:
         """The opening `ratio` of a demonstration; 0 is nothing, 1 the whole of it with its end of sequence.
 
         With `reach` > 0 the cut moves forward to just past the first blank line after it, if one lies within a further
-        `reach` of the length (Su-my/TRAPO@982cb8f, mix_vllm_rollout.py:116-130); otherwise it stays where it was.
+        `reach` of the length (the rule of mix_vllm_rollout.py:116-130 in arXiv:2512.17636's code); otherwise it stays.
 
             prefix(0.2) == (21,)      prefix(0.0) == ()      prefix(0.2, reach=0.3): no blank line strictly after 1 -> (21,)
         """
@@ -181,7 +181,7 @@ class Term:
 class Stage:
     """One step of a pipeline, checkpoint -> checkpoint: a method file's `stages` name them in order.
 
-        stages = (Stage("sft", method="sft"), Stage("grpo", method="grpo", parent="sft"))
+        stages = (Stage("imitate", method="a"), Stage("reinforce", method="b", parent="imitate"))
 
     `method` is the name of a method file (None: the base model as it is). A stage without a parent starts from the base model
     and, without settings of its own, is the very stage that the run of that method trains: it is shared, never repeated.

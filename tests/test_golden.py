@@ -29,9 +29,7 @@ CASES = {
 
 def view(inputs: dict, name: str, logp: torch.Tensor) -> Tokens:
     """The golden batch as the loss sees it. TRAPO learns from some prefixes; LUFFY has one whole expert row, the last."""
-    response, prefix, learned = (
-        torch.tensor(inputs[key]) for key in ("response_mask", "prefix_mask", "trained_prefix_mask")
-    )
+    response, prefix, learned = (torch.tensor(inputs[key]) for key in ("response_mask", "prefix_mask", "trained_prefix_mask"))
     expert = torch.zeros_like(response)
     trained = response
     if name.startswith("trapo"):

@@ -1,7 +1,7 @@
 """Alignment, written out by hand.
 
-    position      0  1  2  3  4  5  6  7  8        predicted token t of a row is input token t + 1
-    input        11 12 13 14 21 22 31 32 33
+position      0  1  2  3  4  5  6  7  8        predicted token t of a row is input token t + 1
+input        11 12 13 14 21 22 31 32 33
 """
 
 import pytest
@@ -12,9 +12,7 @@ from engine.tokens import collate, micro_batches
 from engine.words import Problem, Rollout, Trajectory, expert, own
 
 PROMPT = Problem("p", (11, 12, 13, 14), "5")
-GUIDED = Trajectory(
-    PROMPT, (expert((21, 22)), own(Rollout((21, 22), (31, 32, 33), (-0.1, -2.3, -0.7), 1.0, "stop"), 0.5))
-)
+GUIDED = Trajectory(PROMPT, (expert((21, 22)), own(Rollout((21, 22), (31, 32, 33), (-0.1, -2.3, -0.7), 1.0, "stop"), 0.5)))
 SHORT = Trajectory(PROMPT, (expert((), trained=False), own(Rollout((), (41, 42), (-0.2, -0.3), 0.0, "stop"), 0.0)))
 SHOWN = Trajectory(PROMPT, (expert((21,), trained=False), own(Rollout((21,), (51,), (-0.4,), 0.0, "length"), -0.5)))
 

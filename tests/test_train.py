@@ -44,7 +44,15 @@ def trajectories() -> list[Trajectory]:
 
     found = []
     for i, (prompt, shown, written, advantage) in enumerate(
-        [(4, 0, 9, 0.5), (6, 3, 5, -0.5), (5, 12, 0, 0.0), (3, 0, 2, 0.0), (7, 0, 14, -0.25), (4, 6, 1, 0.75), (9, 0, 3, 0.0)]
+        [
+            (4, 0, 9, 0.5),
+            (6, 3, 5, -0.5),
+            (5, 12, 0, 0.0),
+            (3, 0, 2, 0.0),
+            (7, 0, 14, -0.25),
+            (4, 6, 1, 0.75),
+            (9, 0, 3, 0.0),
+        ]
     ):
         rollout = Rollout(draw(shown), draw(written), (-4.1,) * written, 0.0, "stop")
         problem = Problem(str(i), draw(prompt), "5")
@@ -115,9 +123,7 @@ def test_zero_stages_agree(stage: int) -> None:
     method = build("trapo", "matched")
     results = {}
     for zero in (2, stage):
-        trainer = Trainer(
-            small_model(), method, dataclasses.replace(SETTINGS, micro_batch_tokens=40, zero_stage=zero), pad=0
-        )
+        trainer = Trainer(small_model(), method, dataclasses.replace(SETTINGS, micro_batch_tokens=40, zero_stage=zero), pad=0)
         norms = [trainer.update(trajectories())["grad_norm"] for _ in range(2)]
         assert min(norms) > 1e-3
         results[zero] = weights(trainer)
@@ -141,7 +147,15 @@ torch.distributed.barrier()
         subprocess.Popen(
             [sys.executable, "-c", script],
             cwd=ROOT,
-            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "RANK": str(r),
+                "LOCAL_RANK": str(r),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
         )
         for r in (0, 1)
     ]

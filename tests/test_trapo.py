@@ -86,7 +86,12 @@ def test_the_released_code_shows_a_second_demonstration_and_spares_one_prefix(pr
             written = () if sample.max_new_tokens == 0 else (5,)
             rollouts = [Rollout(sample.prefix, written, (-1.0,) * len(written), 0.0, "stop") for _ in range(sample.n)]
             sample = talk.send(rollouts)
-    assert [(s.n, s.prefix[:1], len(s.prefix)) for s in asked] == [(4, (), 0), (2, (21,), 4), (1, (21,), 7), (1, (31,), 10)]
+    assert [(s.n, s.prefix[:1], len(s.prefix)) for s in asked] == [
+        (4, (), 0),
+        (2, (21,), 4),
+        (1, (21,), 7),
+        (1, (31,), 10),
+    ]
     assert asked[-1].max_new_tokens == 0
     learned = [t.segments[0].trained for t in stop.value.value]
     assert learned == [True, True, True, True, False, True, True, True]

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from engine import methods, record
+from engine.grade import grader_version
 from engine.methods import nearest
 from engine.words import Stage
 
@@ -104,6 +105,21 @@ class Plan:
         folders = [self.stage_folder(r, s, seed) for r in self.runs for seed in self.seeds for s in self.stages(r)]
         return list(dict.fromkeys(str(folder / "done.json") for folder in folders))
 
+    def metrics_files(self) -> list[str]:
+        """The metrics.jsonl beside each done.json of a stage that trains. Not declared as outputs: they outlive reruns."""
+        return [done.replace("done.json", "metrics.jsonl") for done in self.done_files() if f"/{BASE}/" not in done]
+
+    def notes(self) -> dict[str, str]:
+        """What stands under every table: the profile and what all rows share."""
+        evaluation, shared = self.config["evaluation"], self.config["train"]
+        return {
+            "profile": self.config["profile"],
+            "template": f"{self.config['template']} (sha256 {record.file_sha256(Path(self.config['template']))[:12]})",
+            "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens",
+            "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage",
+            "grader": grader_version(),
+        }
+
     def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
         run = self._run(label)
         return run, next(stage for stage in self.stages(run) if stage.name == name)
@@ -123,7 +139,7 @@ class Plan:
         return str(self.folder / f"{stage.method or run.method}.py")
 
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
-        """Everything `engine.stage` needs, as JSON: the method's settings are the preset's, then the stage's, then the overrides."""
+        """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
         run, stage = self._stage(label, name)
         shared, own = self._settings(run, self.config["overrides"].get(label, {}))
         parent = self.parent(label, seed, name)

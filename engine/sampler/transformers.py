@@ -48,7 +48,14 @@ class TransformersSampler:
     """
 
     def __init__(
-        self, model: Any, pad: int, end: int, response_tokens: int, temperature: float, batch_tokens: int, progress: str = ""
+        self,
+        model: Any,
+        pad: int,
+        end: int,
+        response_tokens: int,
+        temperature: float,
+        batch_tokens: int,
+        progress: str = "",
     ) -> None:
         self.model = model
         self.pad, self.end = pad, end

@@ -1,4 +1,7 @@
 # The checked configuration and the functions the rules share.
+import json
+import os
+
 import yaml
 from snakemake.utils import validate
 
@@ -13,7 +16,8 @@ PLAN = Plan(config)
 HOME = str(PLAN.home)
 ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
-PYTHON = sys.executable
+# Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 wildcard_constraints:
@@ -36,7 +40,9 @@ def evaluation_spec(wildcards):
 
 
 def parent_done(wildcards):
-    return str(PLAN.parent(wildcards.run, wildcards.seed, wildcards.stage) / "done.json")
+    return str(
+        PLAN.parent(wildcards.run, wildcards.seed, wildcards.stage) / "done.json"
+    )
 
 
 def method_file(wildcards):
@@ -45,6 +51,10 @@ def method_file(wildcards):
 
 def checkpoint_done(wildcards):
     return str(PLAN.final(wildcards.run, wildcards.seed) / "done.json")
+
+
+def notes_text():
+    return json.dumps(PLAN.notes())
 
 
 def data_source(wildcards):

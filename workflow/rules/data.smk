@@ -11,12 +11,12 @@ rule data:
         source_file,
     output:
         f"{HOME}/data/{{name}}.jsonl",
-    params:
-        source=data_source,
     log:
         f"{HOME}/logs/data/{{name}}.log",
+    localrule: True
     conda:
         "../envs/assay.yaml"
-    localrule: True
+    params:
+        source=data_source,
     shell:
-        "{PYTHON} -m engine.data {params.source} {wildcards.name} {output} 2> {log}"
+        "python -m engine.data {params.source} {wildcards.name} {output} 2> {log}"

@@ -11,17 +11,17 @@ rule generate:
             f"{HOME}/{{{{run}}}}/seed{{{{seed}}}}/eval/{{benchmark}}.samples.jsonl",
             benchmark=PLAN.benchmarks,
         ),
-    params:
-        spec=evaluation_spec,
-        engine=ENGINE,
-        folder=subpath(output[0], parent=True),
     log:
         f"{HOME}/logs/{{run}}/seed{{seed}}/generate.log",
     conda:
         "../envs/assay.yaml"
     threads: 1
+    params:
+        spec=evaluation_spec,
+        engine=ENGINE,
+        folder=subpath(output[0], parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} {PYTHON} -m engine.evaluate generate --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+        "OMP_NUM_THREADS={threads} python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
 
 
 rule grade:
@@ -29,14 +29,14 @@ rule grade:
         f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.samples.jsonl",
     output:
         f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.grades.jsonl",
-    params:
-        engine=ENGINE,
     log:
         f"{HOME}/logs/{{run}}/seed{{seed}}/grade-{{benchmark}}.log",
     conda:
         "../envs/assay.yaml"
+    params:
+        engine=ENGINE,
     shell:
-        "{PYTHON} -m engine.evaluate grade {input} {output} 2> {log}"
+        "python -m engine.evaluate grade {input} {output} 2> {log}"
 
 
 rule score:
@@ -49,13 +49,13 @@ rule score:
         ),
     output:
         scores=f"{HOME}/scores.csv",
-        items=f"{HOME}/items.csv",
-    params:
-        analysis=ANALYSIS,
+        problems=f"{HOME}/items.csv",
     log:
         f"{HOME}/logs/score.log",
+    localrule: True
     conda:
         "../envs/assay.yaml"
-    localrule: True
+    params:
+        analysis=ANALYSIS,
     shell:
-        "{PYTHON} -m analysis.scores --out {output.scores} {input} 2> {log}"
+        "python -m analysis.scores --out {output.scores} {input} 2> {log}"

@@ -10,16 +10,16 @@ rule base:
         template=config["template"],
     output:
         f"{HOME}/base/seed{{seed}}/base/done.json",
-    params:
-        spec=base_spec,
-        engine=ENGINE,
-        folder=subpath(output[0], parent=True),
     log:
         f"{HOME}/logs/base/seed{{seed}}/base.log",
     conda:
         "../envs/assay.yaml"
+    params:
+        spec=base_spec,
+        engine=ENGINE,
+        folder=subpath(output[0], parent=True),
     shell:
-        "{PYTHON} -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+        "python -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
 
 
 rule train:
@@ -30,22 +30,21 @@ rule train:
         template=config["template"],
     output:
         f"{HOME}/{{run}}/seed{{seed}}/{{stage}}/done.json",
-    params:
-        spec=stage_spec,
-        engine=ENGINE,
-        folder=subpath(output[0], parent=True),
     log:
         f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.log",
     benchmark:
         f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.benchmark.tsv"
+    wildcard_constraints:
+        run="(?!base/)[a-z0-9_]+(-[a-z0-9_]+)?",
     conda:
         "../envs/assay.yaml"
     threads: 1
+    params:
+        spec=stage_spec,
+        engine=ENGINE,
+        folder=subpath(output[0], parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} {PYTHON} -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
-
-
-ruleorder: base > train
+        "OMP_NUM_THREADS={threads} python -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
 
 
 rule pretrain:
@@ -60,4 +59,4 @@ rule pretrain:
         "../envs/assay.yaml"
     threads: 2
     shell:
-        "OMP_NUM_THREADS={threads} {PYTHON} -m miniature.pretrain {output} 2>&1 | tee {log}"
+        "OMP_NUM_THREADS={threads} python -m miniature.pretrain {output} 2>&1 | tee {log}"

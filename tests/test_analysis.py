@@ -1,0 +1,316 @@
+"""Scores, statistics and figures, checked by hand on results folders small enough to count."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import figures, scores
+from analysis.costs import run_costs
+from analysis.statistics import Results, arrange, bootstrap, interval, seed_interval, summarise
+
+VERDICTS = {"c": "correct", "w": "wrong", "n": "no_answer", "u": "undecided"}
+
+
+def write_grades(root: Path, run: str, seed: int, benchmark: str, verdicts: dict[str, str]) -> Path:
+    """One problem per entry, one sample per letter of VERDICTS; an upper-case letter ran into the length limit.
+
+    The samples have 10, 20, 30, ... tokens.
+    """
+    path = root / run / f"seed{seed}" / "eval" / f"{benchmark}.grades.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "problem_id": problem,
+            "sample": sample,
+            "correct": letter in "cC",
+            "status": VERDICTS[letter.lower()],
+            "extracted": None,
+            "tokens": 10 * (sample + 1),
+            "finish_reason": "length" if letter.isupper() else "stop",
+        }
+        for problem, letters in verdicts.items()
+        for sample, letter in enumerate(letters)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_done(root: Path, run: str, seed: int, stage: str, parents: list[str], **costs: float) -> Path:
+    path = root / run / f"seed{seed}" / stage / "done.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = (
+        "sampled_tokens graded_rollouts trained_tokens_own trained_tokens_expert rounds seconds seconds_explore "
+        "seconds_update flops gpu_hours"
+    )
+    record = {"run": run, "seed": seed, "stage": stage, "parents": parents}
+    path.write_text(json.dumps({**record, "costs": {name: costs.get(name, 0) for name in names.split()}}))
+    return path
+
+
+def results(runs: dict[str, list[np.ndarray]]) -> Results:
+    """Results from one [S, n] array in points per benchmark; seeds are 0, 1, ..."""
+    benchmarks = tuple(f"b{i}" for i in range(len(next(iter(runs.values())))))
+    points = {(run, key): array for run, arrays in runs.items() for key, array in zip(benchmarks, arrays, strict=True)}
+    return Results(tuple(runs), benchmarks, {run: tuple(range(len(arrays[0]))) for run, arrays in runs.items()}, points)
+
+
+# Scores
+
+
+def test_a_score_is_the_mean_over_problems_of_the_mean_over_samples(tmp_path: Path) -> None:
+    path = write_grades(tmp_path, "trapo-as_released", 3, "sums", {"p": "ccwN", "q": "uwwW"})
+    table, items = scores.collect([path])
+    assert table.to_dict("records") == [
+        {
+            "run": "trapo-as_released",
+            "seed": 3,
+            "benchmark": "sums",
+            "accuracy": 25.0,  # p: 2 of 4, q: 0 of 4
+            "problems": 2,
+            "samples": 4,
+            "truncated": 25.0,  # 2 of 8
+            "no_answer": 12.5,
+            "undecided": 12.5,
+            "mean_tokens": 25.0,
+        }
+    ]
+    assert items["problem_id"].tolist() == ["p", "q"]
+    assert items["correct"].tolist() == [0.5, 0.0]
+
+
+def test_the_command_writes_both_tables_and_keeps_names_as_text(tmp_path: Path) -> None:
+    path = write_grades(tmp_path, "nan", 0, "sums", {"007": "ccw", "NA": "www"})
+    scores.main([str(path), "--out", str(tmp_path / "out" / "scores.csv")])
+    table = scores.read_table(tmp_path / "out" / "scores.csv")
+    items = scores.read_table(tmp_path / "out" / "items.csv")
+    assert table["run"].tolist() == ["nan"]
+    assert table["accuracy"].tolist() == pytest.approx([100 / 3])
+    assert items["problem_id"].tolist() == ["007", "NA"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "is empty"),
+        (lambda text: text[:-5], "half-written line"),
+        (lambda text: text.replace("{", "(", 1), "line 1 is not JSON"),
+        (lambda text: text + text.splitlines(keepends=True)[0], r"problem 'p', sample 0 more than once"),
+        (lambda text: text.replace('"tokens"', '"length"'), "lacks tokens"),
+        (lambda text: text.replace('"status": "wrong"', '"status": "correct"'), "correct=False with status='correct'"),
+        (lambda text: text.replace('"wrong"', '"fine"'), "status='fine'"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[str], str], message: str) -> None:
+    path = write_grades(tmp_path, "sft", 0, "sums", {"p": "cw"})
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=message) as error:
+        scores.collect([path])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"p": "cw", "r": "cw"}, r"differ in 2 problems, 'q'"),
+        ({"p": "cw"}, r"differ in 1 problems, 'q'"),
+        ({"p": "cw", "q": "c"}, r"1 samples of problem 'q'"),
+        ({"p": "cwc", "q": "cwc"}, r"3 samples of problem 'p'"),
+    ],
+)
+def test_runs_that_did_other_work_are_refused(tmp_path: Path, other: dict[str, str], message: str) -> None:
+    paths = [
+        write_grades(tmp_path, "sft", 0, "sums", {"p": "cw", "q": "ww"}),
+        write_grades(tmp_path, "grpo", 0, "sums", other),
+    ]
+    with pytest.raises(ValueError, match=message) as error:
+        scores.collect(paths)
+    assert all(part in str(error.value) for part in ("sft", "grpo", "'sums'"))
+    assert len(scores.collect([paths[0]])[0]) == 1  # each file by itself is fine
+
+
+def test_uneven_samples_within_one_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 samples of problem 'q'"):
+        scores.collect([write_grades(tmp_path, "sft", 0, "sums", {"p": "cw", "q": "w"})])
+
+
+def test_a_file_given_twice_or_lying_elsewhere_is_refused(tmp_path: Path) -> None:
+    path = write_grades(tmp_path / "a", "sft", 0, "sums", {"p": "c"})
+    with pytest.raises(ValueError, match="pass each file once"):
+        scores.collect([path, path])
+    with pytest.raises(ValueError, match="several profiles"):
+        scores.collect([path, write_grades(tmp_path / "b", "grpo", 0, "sums", {"p": "c"})])
+    with pytest.raises(ValueError, match=r"expected .*/<run>/seed<k>/"):
+        scores.run_and_seed(tmp_path / "sums.grades.jsonl")
+
+
+# Statistics
+
+
+def test_with_one_seed_the_bootstrap_has_the_standard_error_of_problems() -> None:
+    rng = np.random.default_rng(0)
+    first = 100.0 * rng.integers(0, 2, (1, 50))
+    arrays = [first, first, 100.0 * rng.integers(0, 5, (1, 60)) / 4]  # each benchmark draws its own problems
+    drawn = bootstrap(results({"sft": arrays}))[:, 0]
+    variances = [array.var() / array.size for array in arrays]  # of each benchmark's mean
+    assert drawn.mean() == pytest.approx(np.mean([array.mean() for array in arrays]), abs=0.1)
+    assert drawn.std() == pytest.approx(np.sqrt(sum(variances)) / len(arrays), rel=0.03)
+
+
+def test_with_no_spread_over_problems_only_seeds_are_left() -> None:
+    array = np.array([[20.0], [50.0], [80.0]]) * np.ones((3, 40))
+    drawn = bootstrap(results({"sft": [array, array]}))[:, 0]
+    # One draw of seeds serves both benchmarks; two draws would shrink this by sqrt(2).
+    assert drawn.std() == pytest.approx(np.std([20, 50, 80]) / np.sqrt(3), rel=0.03)
+
+
+def test_a_difference_is_taken_on_the_same_problems_and_seeds() -> None:
+    array = 100.0 * np.random.default_rng(1).integers(0, 2, (3, 60))
+    other = array.copy()
+    other[:, 0] = 100 - other[:, 0]
+    drawn = bootstrap(results({"a": [array], "same": [array], "other": [other]}))
+    assert np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert 0 < (drawn[:, 2] - drawn[:, 0]).std() < 0.7 * drawn[:, 0].std()
+
+
+def test_one_more_run_moves_no_interval() -> None:
+    rng = np.random.default_rng(2)
+    first, second = ([100.0 * rng.integers(0, 2, (seeds, 30))] for seeds in (3, 2))
+    alone = bootstrap(results({"a": first}), 3_000)
+    assert np.allclose(alone[:, 0], bootstrap(results({"b": second, "a": first}), 3_000)[:, 1])
+
+
+def test_the_t_interval_over_seeds_by_hand() -> None:
+    assert seed_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+    assert np.isnan(seed_interval(np.array([1.0]))).all()
+    assert seed_interval(np.arange(30.0))[1] < 14.5 + 2.086 * np.arange(30.0).std(ddof=1) / 30**0.5 + 1e-9
+
+
+def test_summary_says_what_an_interval_is_over() -> None:
+    ones, threes = np.array([[0.0, 100.0]]), np.array([[0.0, 100.0], [100.0, 100.0], [100.0, 100.0]])
+    table = summarise(results({"base": [ones], "sft": [threes]}), "base").set_index("run")
+    assert table["over"].tolist() == ["problems", "seeds and problems"]
+    assert table.loc["sft", "difference"] == pytest.approx(100 * 5 / 6 - 50)
+    assert table.loc["base", ["seed_low", "difference", "difference_low"]].dropna().empty
+    assert summarise(results({"sft": [threes]}), "base")["difference"].isna().all()
+
+
+def test_incomplete_runs_are_refused(tmp_path: Path) -> None:
+    paths = [write_grades(tmp_path, "sft", seed, "sums", {"p": "c", "q": "w"}) for seed in (0, 1)]
+    paths.append(write_grades(tmp_path, "sft", 0, "words", {"p": "c"}))
+    _, items = scores.collect(paths)
+    assert arrange(items, ["sft"], ["sums"]).points["sft", "sums"].tolist() == [[100, 0], [100, 0]]
+    with pytest.raises(ValueError, match=r"'sft' is incomplete on benchmark 'words'"):
+        arrange(items, ["sft"], ["sums", "words"])
+    with pytest.raises(ValueError, match=r"'sft' is incomplete on benchmark 'sums'"):
+        arrange(items.iloc[1:], ["sft"], ["sums"])  # seed 0 lacks problem p
+
+
+def coverage(seeds: int, n: int, seed_sd: float, single: bool) -> float:
+    """How often the interval of a simulated run covers the mean over the population of problems and seeds.
+
+    Two benchmarks; a problem's level has sd 30 points, a seed shifts all its problems by sd `seed_sd`, and each cell
+    adds sd 10. `single` hides all seeds but the first, so that the interval knows nothing of their spread.
+    """
+    rng = np.random.default_rng(3)
+    hits, repetitions = 0, 300
+    for _ in range(repetitions):
+        shift = rng.normal(0, seed_sd, (seeds, 1))
+        arrays = [50 + shift + rng.normal(0, 30, n) + rng.normal(0, 10, (seeds, n)) for _ in range(2)]
+        kept = [array[:1] if single else array for array in arrays]
+        low, high = interval(bootstrap(results({"sft": kept}), 400)[:, 0])
+        hits += low <= 50 <= high
+    return hits / repetitions
+
+
+def test_intervals_cover_about_as_often_as_they_say() -> None:
+    assert 0.90 <= coverage(seeds=3, n=60, seed_sd=0, single=False) <= 0.985
+    assert 0.88 <= coverage(seeds=5, n=60, seed_sd=3, single=False) <= 0.975
+    assert coverage(seeds=5, n=60, seed_sd=6, single=True) < 0.70  # what the footer of a one-seed table warns of
+
+
+# Costs
+
+
+def test_costs_sum_a_run_and_everything_it_starts_from(tmp_path: Path) -> None:
+    done = [
+        write_done(tmp_path, "base", 0, "base", []),
+        *(write_done(tmp_path, "sft", s, "sft", ["x/base/seed0/base"], flops=100 + s, seconds=60) for s in (0, 1)),
+        *(write_done(tmp_path, "pipe", s, "a", [f"x/sft/seed{s}/sft"], flops=10, rounds=4) for s in (0, 1)),
+        *(write_done(tmp_path, "pipe", s, "b", [f"x/pipe/seed{s}/a/done.json"], flops=1) for s in (0, 1)),
+    ]
+    table = run_costs(done, ["base", "sft", "pipe", "absent"])
+    assert table["seeds"].tolist() == [1, 2, 2, 0]
+    assert table["flops"].tolist() == pytest.approx([0, 100.5, 111.5, np.nan], nan_ok=True)  # pipe: 111 and 112
+    assert table["seconds"].tolist() == pytest.approx([0, 60, 60, np.nan], nan_ok=True)
+    assert table["rounds"].tolist() == pytest.approx([0, 0, 4, np.nan], nan_ok=True)
+
+
+def test_costs_refuse_an_unknown_parent_and_a_stage_given_twice(tmp_path: Path) -> None:
+    done = write_done(tmp_path, "pipe", 0, "grpo", ["results/x/sft/seed0/sft"])
+    with pytest.raises(ValueError, match=r"no done\.json for sft/seed0/sft"):
+        run_costs([done], ["pipe"])
+    with pytest.raises(ValueError, match="second record of pipe/seed0/grpo"):
+        run_costs([done, done], ["pipe"])
+
+
+# Figures
+
+
+def write_metrics(root: Path, run: str, seed: int, stage: str, rows: list[dict]) -> Path:
+    path = root / run / f"seed{seed}" / stage / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_curves_plot_what_is_there_and_stages_follow_one_another(tmp_path: Path) -> None:
+    first = write_metrics(tmp_path, "pipe", 0, "a", [{"step": 0, "reward": None, "grad_norm": 2.0}])
+    second = write_metrics(
+        tmp_path, "pipe", 0, "b", [{"step": 0, "reward": 0.5, "graded_rollouts": 16, "guided": {"0.3": 3, "0.5": 1}}]
+    )
+    curves = figures.read_curves([first, second])
+    assert curves["update"].tolist() == [1, 2]
+    assert curves["grad_norm"].tolist() == pytest.approx([2.0, np.nan], nan_ok=True)
+    assert curves["reward"].tolist() == pytest.approx([np.nan, 0.5], nan_ok=True)
+    assert curves["guided"].tolist() == pytest.approx([np.nan, 25.0], nan_ok=True)
+    assert figures.guided_share({"graded_rollouts": 16, "guided": {}}) == 0  # sampled, but never guided
+
+
+def test_smoothing_keeps_a_constant_and_the_mean_of_a_window() -> None:
+    assert figures.smooth(np.full(100, 3.0)).tolist() == [3.0] * 100
+    assert figures.smooth(np.arange(100.0))[50] == 50
+    spike = figures.smooth(np.eye(1, 100, 50)[0])
+    assert spike.max() == pytest.approx(1 / 5)
+
+
+def test_figures_show_each_run_and_have_the_same_bytes_twice(tmp_path: Path) -> None:
+    paths = [write_grades(tmp_path, run, 0, "sums", {"p": "cc", "q": "cw"}) for run in ("base", "sft", "grpo")]
+    _, items = scores.collect(paths)
+    items.to_csv(tmp_path / "items.csv", index=False)
+    metrics = [
+        write_metrics(tmp_path, run, 0, "train", [{"step": i, "grad_norm": 1 / (i + 1)} for i in range(30)])
+        for run in ("sft", "grpo")
+    ]
+    for folder in ("one", "two"):
+        given = ["--items", tmp_path / "items.csv", "--metrics", *metrics, "--runs", "base", "sft", "grpo"]
+        figures.main([str(part) for part in [*given, "--out-dir", tmp_path / folder]])
+    for name in ("training.pdf", "training.png", "averages.pdf", "averages.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert (tmp_path / "one" / name).stat().st_size > 5_000
+    with matplotlib.rc_context(figures.STYLE):
+        drawn = figures.training_figure(figures.read_curves(metrics), ["base", "sft", "grpo"])
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["sft", "grpo"]
+
+
+def test_the_average_figure_puts_dots_and_intervals_where_the_summary_says() -> None:
+    columns = ["run", "seeds", "mean", "low", "high"]
+    summary = pd.DataFrame([["base", 1, 30.0, 28.0, 33.0], ["sft", 3, 50.0, 45.0, 52.0]], columns=columns)
+    axes = figures.average_figure(summary).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["base (1 seed)", "sft"]
+    lines = [np.asarray(line.get_xdata()).tolist() for line in axes.lines]
+    assert lines[:4] == [[28.0, 33.0], [30.0], [45.0, 52.0], [50.0]]
