@@ -69,7 +69,7 @@ def explore(
     name = type(method).__module__.removeprefix("assay_method_")
     result = Exploration()
     finished: dict[int, list[Trajectory]] = {}
-    talks: dict[int, Generator[Sample, list[Rollout] | None, list[Trajectory]]] = {}
+    talks: dict[int, Generator[Any, Any, Any]] = {}
     pending: dict[int, Sample] = {}
     asked = dict.fromkeys(range(len(problems)), 0)
     sampled = dict.fromkeys(range(len(problems)), 0)

@@ -1,18 +1,14 @@
 r"""Reads golds and answers and compares what can be compared exactly. No SymPy, no process.
 
-    clean(r"x \in \left[0,\,\dfrac12\right)")  ->  r"x \in [0, \frac12)"          typography taken out
-    shape(...)                                 ->  label "x", kind "[)", items 0 and \frac12
+    clean(r"x \in \left[0,\,\dfrac12\right)")  ->  r"x \in [0, \frac12)"     typography taken out
     number(r"\frac12")                         ->  Number(Fraction(1, 2))
 
-`decide` returns True, False, or None where a leaf needs algebra; `engine.grade` gives those to math-verify. The
-conventions, which are choices and not mathematics:
+`engine.shapes` takes lists and brackets apart. `decide` returns True, False, or None where a leaf needs algebra;
+`engine.grade` gives those to `engine.algebra`. The conventions, which are choices and not mathematics:
 
 - A unit, a degree sign or a currency sign may be left out or added; which unit it is, is not checked.
 - 28% equals 28 and 0.28 where one side has the percent sign; there is no factor of 100 without one.
 - A base subscript may be left out (2516_8 and 2516); two different bases differ.
-- x = 5 and x \in S may be shortened to 5 and S; two different names differ.
-- A bare list and a set in braces are unordered, round and square brackets are ordered. Where a bare list is asked
-  for, round brackets in the same order will do, and the other way round.
 - A gold in scientific notation accepts half a unit of its last digit, at most 1 %. Any other decimal is exact, except
   that a decimal may stand for a number without a finite decimal within 1e-6 relative: 0.333333 for 1/3, not 0.333.
 - A gold of one capital letter is a choice: C, (C), C. and \text{(C) } 12 are the same answer.
@@ -24,8 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-Verdict = bool | None
-Leaf = Callable[[str, str], Verdict]
+from engine.shapes import DECIMAL, PLAIN, Leaf, Verdict, compare, depth, every, leaves, peel, shape
 
 MAX_READ = 4096  # characters; a longer text is compared as it stands, which bounds every regex and recursion here
 MAX_ALGEBRA = 512  # characters that SymPy is shown
@@ -73,13 +68,7 @@ BARE_UNIT = (
 )
 UNIT = re.compile(rf"^(.*[\d}})a-zA-Z%])\s*\\text\s*\{{([^{{}}]*)\}}\s*(?:\^\s*\{{?-?\d\}}?)?$|^(.*[\d}}])\s*{BARE_UNIT}$")
 NOT_UNIT = re.compile(r"\b(?:hundred|thousand|million|billion|dozen|no|not)\b|(?:\S+\s+){3}\S")
-LABEL = re.compile(
-    r"^((?:\\angle[^=<>]*|\\text\s*\{[^{}]*\}|\\?[A-Za-z]|\\[A-Za-z]+)'*(?:_\s*(?:\{[^{}]*\}|\w))?(?:\([A-Za-z, ]*\))?)"
-    r"\s*(?::?=|\\in(?![a-z])|\\approx)\s*(.+)$"
-)
-RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt)(?![a-zA-Z])")
 CHOICE = re.compile(r"^(?:\\text\s*\{\s*)?(?:\(([A-Z])\)|([A-Z])(?=$|\s*[.:}]))[\s.:]*\}?[\s.:]*(.*)$")
-MATRIX = re.compile(r"^\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}$")
 
 
 def decide(gold: str, answer: str, leaf: Leaf | None = None) -> Verdict:
@@ -93,14 +82,14 @@ def decide(gold: str, answer: str, leaf: Leaf | None = None) -> Verdict:
     gold, answer = clean(gold), clean(answer)
     if squeeze(gold) == squeeze(answer):
         return True
-    if max(_depth(gold), _depth(answer)) > MAX_DEPTH:
+    if max(depth(gold), depth(answer)) > MAX_DEPTH:
         return None
     asked, given = CHOICE.match(gold), CHOICE.match(answer)
     if asked and not asked[3]:
         return given is not None and (asked[1] or asked[2]) == (given[1] or given[2])
     if given and given[3]:
         answer = clean(given[3])  # the option's text is the answer where no letter was asked for
-    return _compare(shape(gold), shape(answer), leaf or exact)
+    return compare(shape(gold), shape(answer), leaf or exact)
 
 
 def guarded(text: str) -> bool:
@@ -111,7 +100,7 @@ def guarded(text: str) -> bool:
     flat = re.sub(r"\{[^{}^]*\}|\([^()^]*\)", "0", text)  # without innermost groups, so that ^{ ^{ ^ is a tower
     prose = re.findall(r"(?<![\\a-zA-Z])[a-z]{4,}", re.sub(r"\\text\s*\{[^{}]*\}", "", text))
     monster = any(pattern.search(part) for pattern in MONSTERS for part in (text, flat))
-    return len(text) > MAX_ALGEBRA or _depth(text) > MAX_DEPTH or len(prose) > 1 or monster
+    return len(text) > MAX_ALGEBRA or depth(text) > MAX_DEPTH or len(prose) > 1 or monster
 
 
 MONSTERS = [
@@ -129,13 +118,8 @@ MONSTERS = [
 def readable(gold: str, leaf: Callable[[str], Verdict] = lambda text: None) -> Verdict:
     """Whether every part of a gold is a number, words or a letter, or else what `leaf` says of it."""
     text = clean(gold)
-    return True if CHOICE.match(text) else _readable(shape(text), leaf)
-
-
-def _readable(one: "Shape", leaf: Callable[[str], Verdict]) -> Verdict:
-    if one.kind == "leaf":
-        return True if number(one.text) or words(one.text) else leaf(one.text)
-    return _all([_readable(item, leaf) for item in one.items])
+    parts = [] if CHOICE.match(text) else leaves(shape(text))
+    return every([True if number(part) or words(part) else leaf(part) for part in parts])
 
 
 @lru_cache(maxsize=4096)
@@ -148,153 +132,17 @@ def clean(text: str) -> str:
         text = pattern.sub(new, text)
     if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         text = re.sub(r"([\d.]+)\s*\\deg ", r"{(\1 \\pi/180)}", text)
-    text = _peel(text.replace(r"\deg ", "").strip().rstrip(".,").strip())
+    text = peel(text.replace(r"\deg ", "").strip().rstrip(".,").strip())
     unit = UNIT.match(text)
     if unit and not NOT_UNIT.search(unit[2] or ""):
         text = unit[1] or unit[3]
     return text.strip()
 
 
-def _peel(text: str) -> str:
-    """Take off brackets that only group: ((7)) is 7, {5} is 5; (1,2), {1,2} and (1)(2) stay. One pass, any depth."""
-    for opening, closing in ("()", "{}"):
-        pairs = min(len(text) - len(text.lstrip(opening)), len(text) - len(text.rstrip(closing)))
-        inner = text[pairs : len(text) - pairs]
-        depth = lowest = 0
-        for character in inner:
-            depth += (character == opening) - (character == closing)
-            lowest = min(lowest, depth)
-        pairs += lowest - (lowest == 0 and len(_split(inner, ",")) > 1)
-        if pairs > 0 and depth == 0:
-            text = text[pairs:-pairs].strip()
-    return text
-
-
 def squeeze(text: str) -> str:
     """The text without spaces and needless braces, for comparison; "2 2/3" keeps its space."""
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
     return re.sub(r"(?<=[\^_])\{(\w)\}(?![\w.])", r"\1", text)
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-# Shapes: lists, sets, brackets, matrices.
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a text is put together. `kind` is leaf, list, set, union, matrix, row, or a bracket pair such as "[)"."""
-
-    kind: str
-    text: str  # without the label
-    items: tuple["Shape", ...] = ()
-    label: str = ""  # what stood before "=" or "\in"
-    whole: str = ""  # the text with its label
-
-
-def shape(text: str) -> Shape:
-    """Split a cleaned text. A comma groups thousands only where the whole text is one number: (1,103) has two items."""
-    matrix = MATRIX.match(text)
-    if matrix:
-        rows = [[shape(cell) for cell in _split(row, "&")] for row in matrix[2].split(r"\\") if row.strip()]
-        return Shape("matrix", text, tuple(Shape("row", "", tuple(row)) for row in rows))
-    if PLAIN.fullmatch(text.lstrip("+-").rstrip("%")):
-        return Shape("leaf", text, whole=text)
-    parts = [part for part in _split(text, ",") if part]
-    if len(parts) > 1:
-        return Shape("list", text, _flat(parts, "list"), whole=text)
-    label = LABEL.match(text)
-    if label:
-        right = shape(label[2].rsplit("=", 1)[-1].strip())
-        return Shape(right.kind, right.text, right.items, re.sub(r"\s", "", label[1]), text)
-    parts = _split(text, r"\\cup(?![a-z])")
-    if len(parts) > 1:
-        items = _flat(parts, "set")
-        return Shape("set" if all(item.kind == "leaf" for item in items) else "union", text, items, whole=text)
-    bracketed = _bracketed(text)
-    if bracketed or r"\pm" not in text:
-        return bracketed or Shape("leaf", text, whole=text)
-    signs = [text.replace(r"\pm", plus).replace(r"\mp", minus).strip() for plus, minus in ("+-", "-+")]
-    return Shape("list", text, _flat(signs, "list"), whole=text)
-
-
-def _bracketed(text: str) -> Shape | None:
-    bracket = re.match(r"^(\\?\{|\(|\[)(.*?)(\\?\}|\)|\])$", text)
-    parts = [part for part in _split(bracket[2], ",") if part] if bracket else []
-    if bracket and bracket[1] == "\\{" and not re.search(r"\\mid|[:|]", text):
-        return Shape("set", text, _flat(parts, "list"), whole=text)
-    if bracket is None or len(parts) < 2:
-        return None
-    if bracket[1] == "{":  # a set that lost its backslashes
-        return Shape("set", text, _flat(parts, "list"), whole=text)
-    return Shape(bracket[1] + bracket[3], text, tuple(shape(part) for part in parts), whole=text)
-
-
-def _flat(parts: list[str], kind: str) -> tuple[Shape, ...]:
-    """Shapes of the parts; a part that is itself of this kind gives its items."""
-    shapes = [shape(part) for part in parts]
-    return tuple(item for one in shapes for item in (one.items if one.kind == kind else (one,)))
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split at separators outside every bracket; an unbalanced text is not split."""
-    parts, depth, start = [], 0, 0
-    for token in re.finditer(rf"[{{}}()\[\]]|{separator}", text):
-        depth += (token[0] in "([{") - (token[0] in ")]}")
-        if depth < 0:
-            return [text]
-        if depth == 0 and token[0] not in ")]}":
-            parts.append(text[start : token.start()].strip())
-            start = token.end()
-    return [*parts, text[start:].strip()] if depth == 0 else [text]
-
-
-def _compare(gold: Shape, answer: Shape, leaf: Leaf) -> Verdict:
-    if gold.label != answer.label:
-        unnamed = answer if gold.label else gold
-        if (gold.label and answer.label) or (unnamed.kind == "leaf" and RELATION.search(unnamed.text)):
-            return leaf(*(one.whole if one.kind == "leaf" else one.text for one in (gold, answer)))
-    if "leaf" in (gold.kind, answer.kind):
-        # only math-verify knows that a relation describes an interval
-        single = gold if gold.kind == "leaf" else answer
-        return leaf(gold.text, answer.text) if gold.kind == answer.kind or RELATION.search(single.text) else False
-    if len(gold.items) != len(answer.items):
-        return False
-    if {gold.kind, answer.kind} <= {"list", "set", "union"} and _named(gold) == _named(answer):
-        return _unordered(gold.items, answer.items, leaf)
-    if gold.kind != answer.kind and {gold.kind, answer.kind} not in ({"list", "()"}, {"list", "set"}):
-        return False
-    return _all([_compare(one, other, leaf) for one, other in zip(gold.items, answer.items, strict=True)])
-
-
-def _named(one: Shape) -> bool:
-    """Whether the items carry different names (x = 1, y = 2), so that an answer without names must keep the order."""
-    return len({item.label for item in one.items}) > 1
-
-
-def _all(verdicts: list[Verdict]) -> Verdict:
-    return False if False in verdicts else None if None in verdicts else True
-
-
-def _unordered(gold: tuple[Shape, ...], answer: tuple[Shape, ...], leaf: Leaf) -> Verdict:
-    """Match items one to one; equality is transitive up to rounding, so the first match may be taken."""
-    left = list(answer)
-    unsure = False
-    for item in gold:
-        verdicts = [_compare(item, other, leaf) for other in left]
-        if True in verdicts:
-            del left[verdicts.index(True)]
-        elif None not in verdicts:
-            return False
-        else:
-            unsure = True
-    return None if unsure else True
 
 
 # Leaves: numbers and words.
@@ -311,9 +159,7 @@ class Number:
     base: int = 0  # the written subscript; `value` reads the digits as if they were decimal
 
 
-DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 POWER = r"(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4}))"
-PLAIN = re.compile(DECIMAL)
 BASED = re.compile(r"\(?(\d+)\)?\s*_\s*\{?(\d{1,2})\}?")
 REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{?(\d+)\}?")
 FRACTION = re.compile(
@@ -391,9 +237,5 @@ def _same_number(gold: Number, answer: Number) -> bool:
 
 
 def _endless(value: Fraction) -> bool:
-    """Whether a fraction has no finite decimal."""
-    below = value.denominator
-    for prime in (2, 5):
-        while below % prime == 0:
-            below //= prime
-    return below != 1
+    """Whether a fraction has no finite decimal: no power of ten, up to one that is surely high enough, clears it."""
+    return pow(10, value.denominator.bit_length(), value.denominator) != 0

@@ -21,8 +21,8 @@ Paper and code disagree on (fields; `as_paper` = the defaults, `as_released` = t
   entropy      none | bonus on the mean entropy of all response tokens, prefixes included: .001, against a policy term summed
                over the 8 sequences of a GPU; per trajectory that is .001 / 8
 We follow the paper by default because its rule is the published claim; batch 128 and lr 5e-6 (paper) or 8 and 1e-6 (code)
-are the run's, not the method's. Not reproduced: the code imitates only the text between the think tags (data, not method) and weighs
-entropy by the number of micro-batches, which is a bug; one micro-batch per GPU is assumed.
+are the run's, not the method's. Not reproduced: the code imitates only the text between the think tags (data, not method)
+and weighs entropy by the number of micro-batches, which is a bug; one micro-batch per GPU is assumed.
 """
 
 from dataclasses import dataclass

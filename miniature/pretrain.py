@@ -35,7 +35,7 @@ IN_WORDS = 0.3
 def documents(seed: str, template: Template):
     """Endless (prompt, completion) pairs; chains of a benchmark are left out."""
     rng = random.Random(seed)
-    tested = frozenset(chain for group in benchmark_chains().values() for chain in group)
+    tested = benchmark_chains()
     lengths, shares = list(LENGTHS), list(LENGTHS.values())
     while True:
         length = rng.choices(lengths, shares)[0]
@@ -96,7 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     template = Template.read(args.template)
     tokenizer = build_tokenizer(template)
-    model = build_model(len(tokenizer), *tokenizer.convert_tokens_to_ids([END, PAD]))
+    model = build_model(len(tokenizer), *(tokenizer.get_vocab()[token] for token in (END, PAD)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     updates = args.tokens // (BATCH * LENGTH)
 

@@ -85,6 +85,8 @@ BENCHMARKS = {
     "mini_words": Benchmark(400, (3, 4, 5), wording="words"),  # out of distribution: the wording is never trained on
     "mini_marathon": Benchmark(400, (7, 8)),  # out of distribution: longer than anything trained on
 }
+# Like the training set; for choosing settings, never a result.
+VALIDATION = {"mini_validation": Benchmark(400, (2, 3, 4, 5, 6))}
 
 
 def draw(rng: random.Random, length: int, operators: str = "+-*") -> Chain:
@@ -117,13 +119,14 @@ def chains(name: str, spec: Benchmark, exclude: frozenset[Chain] = frozenset()) 
     return list(found)
 
 
-def benchmark_chains() -> dict[str, list[Chain]]:
-    return {name: chains(name, spec) for name, spec in BENCHMARKS.items()}
+def benchmark_chains(specs: dict[str, Benchmark] = BENCHMARKS) -> frozenset[Chain]:
+    """Every chain of the given benchmarks: what corpus and training set must leave out."""
+    return frozenset(chain for name, spec in specs.items() for chain in chains(name, spec))
 
 
 def training_rows() -> Iterator[dict]:
-    """Rows of the training set; no chain of it is in a benchmark."""
-    tested = frozenset(chain for group in benchmark_chains().values() for chain in group)
+    """Rows of the training set; no chain of it is in a benchmark or in the validation set."""
+    tested = benchmark_chains({**BENCHMARKS, **VALIDATION})
     for i, chain in enumerate(chains("train", TRAINING, tested)):
         yield {
             "id": f"train-{i:05d}",
@@ -134,7 +137,7 @@ def training_rows() -> Iterator[dict]:
 
 
 def benchmark_rows(name: str) -> Iterator[dict]:
-    spec = BENCHMARKS[name]
+    spec = {**BENCHMARKS, **VALIDATION}[name]
     for i, chain in enumerate(chains(name, spec)):
         text = chain.words() if spec.wording == "words" else chain.symbols()
         yield {"id": f"{name}-{i:04d}", "problem": text, "answer": chain.answer()}

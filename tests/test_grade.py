@@ -315,6 +315,19 @@ def test_silent_and_dead_workers_are_undecided(monkeypatch: pytest.MonkeyPatch, 
     assert time.monotonic() - start < 20.0
 
 
+@pytest.mark.parametrize(
+    ("then", "later"),
+    [("os._exit(1)", "correct"), ("time.sleep(60)", "correct"), ("pipe.send(None); pipe.recv()", "undecided")],
+)
+def test_only_what_a_worker_delivers_is_cached(monkeypatch: pytest.MonkeyPatch, then: str, later: str) -> None:
+    """A crash or a timeout may be the machine's fault, so the pair gets another try."""
+    monkeypatch.setattr(grade, "WORKER", FAKE.format(then=then))
+    with Grader(timeout=1.0) as one:
+        first = one.grade([(box("1+x"), "x+1")])
+        monkeypatch.setattr(grade, "WORKER", FAKE.format(then="pipe.send(True); pipe.recv()"))
+        assert [first[0].status, one.grade([(box("1+x"), "x+1")])[0].status] == ["undecided", later]
+
+
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a missing package would grade a whole run as undecided."""
     monkeypatch.setattr(grade, "WORKER", "raise SystemExit(3)")

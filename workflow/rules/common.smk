@@ -1,6 +1,5 @@
 # The checked configuration and the functions the rules share.
 import json
-import os
 
 import yaml
 from snakemake.utils import validate
@@ -17,7 +16,7 @@ HOME = str(PLAN.home)
 ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f"PATH={Path(sys.executable).parent}:$PATH; ")
 
 
 wildcard_constraints:
@@ -59,3 +58,8 @@ def notes_text():
 
 def data_source(wildcards):
     return PLAN.data_source(wildcards.name)
+
+
+def source_file(wildcards):
+    source = PLAN.data_source(wildcards.name)
+    return "miniature/world.py" if source == "miniature" else source

@@ -1,11 +1,6 @@
 # Training problems and benchmarks, generated or read, as checked JSON lines.
 
 
-def source_file(wildcards):
-    source = PLAN.data_source(wildcards.name)
-    return "miniature/world.py" if source == "miniature" else source
-
-
 rule data:
     input:
         source_file,
