@@ -37,11 +37,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass: input_ids and attention_mask [B, L], the view for the loss [B, T = L - 1], and how many of the rows
-    are trajectories (0 for the filling that keeps ranks in step)."""
+    """One forward pass: input_ids [B, L], the view for the loss [B, T = L - 1], and how many of the rows are trajectories
+    (0 for the filling that keeps ranks in step)."""
 
     input_ids: Tensor
-    attention_mask: Tensor
     tokens: Tokens
     trajectories: int
 
@@ -61,7 +60,6 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
     width = max(map(length, trajectories))
     shape = (len(trajectories), width)
     input_ids = torch.full(shape, pad, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
     old_logp, advantage = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
     expert, trained, response = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
     for row, trajectory in enumerate(trajectories):
@@ -77,10 +75,9 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
             response[row, here] = True
             if segment.logp:
                 old_logp[row, here] = torch.tensor(segment.logp, dtype=dtype)
-        attention_mask[row, :at] = 1
     fields = (old_logp, advantage, expert, trained, response)
     shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *(field[:, 1:] for field in fields))
-    return MicroBatch(input_ids, attention_mask, shifted, len(trajectories))
+    return MicroBatch(input_ids, shifted, len(trajectories))
 
 
 def micro_batches(

@@ -183,7 +183,8 @@ class Trainer:
         """Log-probs (and entropies) of the predicted tokens, in fp32, under the sampling temperature."""
         device = self.engine.device
         input_ids = batch.input_ids.to(device)
-        logits = self.engine(input_ids=input_ids, attention_mask=batch.attention_mask.to(device), use_cache=False).logits
+        # Rows are padded on the right, so causal attention alone keeps padding out; a mask would only cost the fast kernel.
+        logits = self.engine(input_ids=input_ids, use_cache=False).logits
         logp_all = torch.log_softmax(logits[:, :-1].float() / self.settings.temperature, dim=-1)
         logp = logp_all.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
         entropy = -(logp_all.exp() * logp_all).sum(-1) if "entropy" in self.needs else None

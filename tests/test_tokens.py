@@ -26,7 +26,6 @@ def test_every_field_is_aligned_to_the_token_it_predicts() -> None:
         [11, 12, 13, 14, 41, 42, 0, 0, 0],
         [11, 12, 13, 14, 21, 51, 0, 0, 0],
     ]
-    assert batch.attention_mask.sum(dim=1).tolist() == [9, 6, 6]
     # predicted:     12  13  14  21/41/21  22/42/51  31  32  33
     assert t.response.tolist() == [
         [no, no, no, yes, yes, yes, yes, yes],

@@ -78,7 +78,7 @@ def assert_same_step(a: torch.Tensor, b: torch.Tensor) -> None:
 def plain_gradient(method) -> tuple[float, torch.Tensor]:
     """Loss and gradient of the whole update in one padded batch, without DeepSpeed and without the engine's counting."""
     model, batch = small_model(), collate(trajectories(), 0)
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    logits = model(input_ids=batch.input_ids, attention_mask=(batch.input_ids != 0).long()).logits[:, :-1]
     logp_all = torch.log_softmax(logits, dim=-1)
     logp = logp_all.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
     t = dataclasses.replace(batch.tokens, logp=logp, entropy=-(logp_all.exp() * logp_all).sum(-1))

@@ -5,6 +5,7 @@ unknown one is answered with the nearest known one.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,26 @@ from engine.words import Stage
 BASE = "base"  # the one method without training: its stage is every pipeline's starting point
 
 
-def check_keys(config: Any, schema: dict, where: str = "") -> None:
-    """Raise ValueError for the first setting the schema does not know, with the nearest one it does."""
-    if not isinstance(config, dict) or "properties" not in schema:
-        return
-    for key, value in config.items():
-        if key in schema["properties"]:
-            check_keys(value, schema["properties"][key], f"{where}{key}.")
-        elif schema.get("additionalProperties", True) is False:
-            raise nearest("setting", f"{where}{key}", [f"{where}{known}" for known in schema["properties"]])
+def typed(value: Any, schema: dict, name: str = "") -> Any:
+    """A setting in the type its schema asks for, and all settings inside it.
+
+    Snakemake leaves what is nested in `--config train={updates: 3}` or `seeds=[0,1]` as text. Raises ValueError for the first
+    setting the schema does not know, with the nearest one it does.
+    """
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        for key in value:
+            if key not in known and schema.get("additionalProperties") is False:
+                raise nearest("setting", f"{name}{key}", [f"{name}{setting}" for setting in known])
+        others = schema.get("additionalProperties") or {}
+        return {key: typed(item, known.get(key, others), f"{name}{key}.") for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item, schema.get("items", {}), name) for item in value]
+    if isinstance(value, str) and schema.get("type") != "string":
+        found = yaml.safe_load(value)
+        is_number = isinstance(found, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", found)
+        return float(found) if is_number else found  # YAML 1.1 takes 3e-4 for text
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The laptop sampler: transformers' own `generate`, all prompts of a round in wide batches with a KV cache.
+"""The laptop sampler: a decoding loop over transformers' forward pass and KV cache, as wide as memory allows.
+
+Rollouts of one round differ in length by a factor of ten, so rows that have ended leave the batch (and its cache) as soon as
+they are half of it; transformers' own `generate` carries them to the end of the longest row.
 
 Every rollout has its own seed and draws by inverse transform from its own stream of uniform numbers, so what it samples does
 not depend on which other rollouts share the batch (up to floating-point rounding of the logits).
@@ -11,34 +14,29 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache
 
 from engine.explore import Request
 from engine.words import Rollout
 
+# (tokens of prompt and prefix, new tokens allowed, seed) -> (generated tokens, their log-probs, finish reason)
+Job = tuple[tuple[int, ...], int, int]
+Written = tuple[tuple[int, ...], tuple[float, ...], str]
 
-class SeededChoice(LogitsProcessor):
-    """Choose each row's next token from softmax(logits / temperature) with that row's uniform number, and force the choice.
 
-    `generate` then only has to take the maximum. Keeps the log-prob of every choice under the distribution it was drawn
-    from: `logp` grows by one [B] tensor per step, in nats. Temperature 0 is greedy; its log-probs are those at temperature 1.
+def choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its log-prob in nats: logits [B, V], uniform [B] in [0, 1) -> [B], [B].
+
+    A token is where the cumulative distribution softmax(logits / temperature) passes the row's uniform number. Temperature 0 is
+    greedy; its log-probs are those at temperature 1.
     """
-
-    def __init__(self, uniforms: Tensor, temperature: float) -> None:
-        self.uniforms = uniforms  # [B, new tokens]
-        self.temperature = temperature
-        self.logp: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logp = torch.log_softmax(scores.float() / (self.temperature or 1.0), dim=-1)
-        if self.temperature == 0:
-            choice = logp.argmax(dim=-1, keepdim=True)
-        else:
-            cumulative = logp.double().exp().cumsum(dim=-1)
-            target = self.uniforms[:, len(self.logp), None] * cumulative[:, -1:]
-            choice = torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[1] - 1)
-        self.logp.append(logp.gather(1, choice).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter(1, choice, 0.0)
+    logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    if temperature == 0:
+        token = logp.argmax(dim=-1, keepdim=True)
+    else:
+        cumulative = logp.double().exp().cumsum(dim=-1)
+        token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    return token.squeeze(1), logp.gather(1, token).squeeze(1)
 
 
 class TransformersSampler:
@@ -71,7 +69,7 @@ class TransformersSampler:
             for request in requests
             for seed in request.seeds
         ]
-        written: list[tuple[tuple[int, ...], tuple[float, ...], str]] = [((), (), "prefix")] * len(jobs)
+        written: list[Written] = [((), (), "prefix")] * len(jobs)
         order = sorted((i for i, job in enumerate(jobs) if job[1] > 0), key=lambda i: len(jobs[i][0]) + jobs[i][1])
         batches = []
         while order:  # longest first, and rows of one batch about equally long
@@ -83,9 +81,7 @@ class TransformersSampler:
             for i, result in zip(rows, self._batch([jobs[i] for i in rows]), strict=True):
                 written[i] = result
         results = iter(written)
-        return [
-            [Rollout(request.sample.prefix, *_without_reward(next(results))) for _ in request.seeds] for request in requests
-        ]
+        return [[_ungraded(request, *next(results)) for _ in request.seeds] for request in requests]
 
     def _room(self, request: Request) -> int:
         """New tokens a request may have: its own limit, or what the response limit leaves after the prefix."""
@@ -102,44 +98,54 @@ class TransformersSampler:
         return room
 
     @torch.no_grad()
-    def _batch(self, jobs: list[tuple[tuple[int, ...], int, int]]) -> list[tuple[tuple[int, ...], tuple[float, ...], str]]:
-        """One `generate` call; rows are padded on the left and share the largest limit, each is cut at its own."""
+    def _batch(self, jobs: list[Job]) -> list[Written]:
+        """Decode one batch, rows padded on the left; each row ends at its end of sequence or at its own limit."""
+        device = self.model.device
         width, steps = max(len(prompt) for prompt, _, _ in jobs), max(room for _, room, _ in jobs)
         input_ids = torch.full((len(jobs), width), self.pad)
-        attention_mask = torch.zeros((len(jobs), width), dtype=torch.long)
-        uniforms = np.empty((len(jobs), steps))
+        mask = torch.zeros((len(jobs), width + steps), dtype=torch.long)
+        uniforms = np.zeros((len(jobs), steps))
         for row, (prompt, room, seed) in enumerate(jobs):
             input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            attention_mask[row, width - len(prompt) :] = 1
+            mask[row, width - len(prompt) :] = 1
             uniforms[row, :room] = np.random.Generator(np.random.Philox(seed)).random(room)
-            uniforms[row, room:] = 0.5
-        device = self.model.device
-        choice = SeededChoice(torch.from_numpy(uniforms).to(device), self.temperature)
-        output = self.model.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            logits_processor=LogitsProcessorList([choice]),
-            max_new_tokens=steps,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=self.pad,
-            eos_token_id=self.end,
-        )
-        tokens = output[:, width:].tolist()
-        logps = torch.stack(choice.logp, dim=1).tolist()
-        return [self._cut(row, logp, room) for row, logp, (_, room, _) in zip(tokens, logps, jobs, strict=True)]
+        uniform, mask, input_ids = torch.from_numpy(uniforms).to(device), mask.to(device), input_ids.to(device)
+        rooms = torch.tensor([room for _, room, _ in jobs], device=device)
+        tokens = torch.zeros((len(jobs), steps), dtype=torch.long, device=device)
+        logps = torch.zeros((len(jobs), steps), device=device)
+        lengths = torch.zeros(len(jobs), dtype=torch.long, device=device)
+        rows = torch.arange(len(jobs), device=device)  # the rows still in the batch, and which of them still write
+        alive = torch.ones(len(jobs), dtype=torch.bool, device=device)
+        cache = DynamicCache()
+        positions = (mask[:, :width].cumsum(dim=1) - 1).clamp(min=0)
+        for step in range(steps):
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=mask[:, : width + step],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            token, logp = choose(output.logits[:, -1], uniform[rows, step], self.temperature)
+            tokens[rows, step], logps[rows, step] = token, logp
+            lengths[rows[alive]] = step + 1
+            alive = alive & (token != self.end) & (step + 1 < rooms[rows])
+            if not alive.any():
+                break
+            input_ids, positions = token[:, None], positions[:, -1:] + 1
+            if 2 * alive.sum() <= len(rows):
+                keep = alive.nonzero().squeeze(1)
+                cache.batch_select_indices(keep)
+                rows, alive, mask, input_ids, positions = rows[keep], alive[keep], mask[keep], input_ids[keep], positions[keep]
+        return [
+            self._written(row[:length], logp[:length])
+            for row, logp, length in zip(tokens.tolist(), logps.tolist(), lengths.tolist(), strict=True)
+        ]
 
-    def _cut(self, tokens: list[int], logp: list[float], room: int) -> tuple[tuple[int, ...], tuple[float, ...], str]:
-        """A row's tokens up to its own end of sequence, which belongs to it, or up to its limit."""
-        tokens = tokens[:room]
-        if self.end in tokens:
-            end = tokens.index(self.end) + 1
-            return tuple(tokens[:end]), tuple(logp[:end]), "stop"
-        return tuple(tokens), tuple(logp[: len(tokens)]), "length"
+    def _written(self, tokens: list[int], logp: list[float]) -> Written:
+        return tuple(tokens), tuple(logp), "stop" if tokens[-1] == self.end else "length"
 
 
-def _without_reward(
-    written: tuple[tuple[int, ...], tuple[float, ...], str],
-) -> tuple[tuple[int, ...], tuple[float, ...], float, str]:
-    tokens, logp, reason = written
-    return tokens, logp, 0.0, reason
+def _ungraded(request: Request, tokens: tuple[int, ...], logp: tuple[float, ...], reason: str) -> Rollout:
+    return Rollout(request.sample.prefix, tokens, logp, 0.0, reason)

@@ -5,10 +5,10 @@ import yaml
 from snakemake.utils import validate
 
 from engine import record
-from workflow.plan import Plan, check_keys, engine_fingerprint
+from workflow.plan import Plan, engine_fingerprint, typed
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
-check_keys(config, yaml.safe_load(SCHEMA.read_text()))
+config.update(typed(config, yaml.safe_load(SCHEMA.read_text())))
 validate(config, str(SCHEMA))
 
 PLAN = Plan(config)
