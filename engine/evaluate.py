@@ -23,9 +23,11 @@ def generate(spec: dict, out: Path) -> None:
     """Sample completions for every benchmark of `spec` and write `<benchmark>.samples.jsonl` files."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     from engine.sampler.transformers import TransformersSampler
 
+    transformers_logging.disable_progress_bar()
     source, settings = Path(spec["checkpoint"]) / "model", spec["evaluation"]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()

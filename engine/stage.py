@@ -14,25 +14,23 @@ identifies the result. In the output folder:
 import argparse
 import json
 import logging
+import math
 import platform
 import shutil
 import sys
 import time
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from engine import data, explore, methods, record, seeds
-from engine.explore import Exploration
+from engine import checkpoint, data, explore, methods, metrics, record, seeds
 from engine.grade import Grader, grader_version
 from engine.words import Problem
 
 log = logging.getLogger("assay")
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify")
-KEPT_CHECKPOINTS = 2
 
 
 def identity(spec: dict) -> dict[str, Any]:
@@ -90,11 +88,13 @@ class Training:
     def __init__(self, spec: dict, out: Path, parts: dict) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
         from engine.sampler.transformers import TransformersSampler
         from engine.train import Settings, Trainer
 
         self.spec, self.out, self.parts, self.shared = spec, out, parts, spec["train"]
+        transformers_logging.disable_progress_bar()  # loading a model is not the progress anybody waits for
         shared = self.shared
         chosen = spec["method"]
         self.method = methods.build(chosen["name"], chosen["settings"], Path(chosen["folder"]))
@@ -131,18 +131,18 @@ class Training:
         record.write_rows(self.out / "metrics.jsonl", rows)
         steps = range(len(rows), shared["updates"])
         bar = tqdm(steps, initial=len(rows), total=shared["updates"], desc=f"{self.spec['run']} seed {seed}", mininterval=10)
-        with Grader() as grader, (self.out / "metrics.jsonl").open("a") as metrics:
+        with Grader() as grader, (self.out / "metrics.jsonl").open("a") as lines:
             self.grader = grader
             for step in bar:
                 size = shared["prompts_per_update"]
                 batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
                 row = self.step(step, batch)
                 rows.append(row)
-                metrics.write(json.dumps(row) + "\n")
-                metrics.flush()
-                bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"])
+                lines.write(json.dumps(row) + "\n")
+                lines.flush()
+                bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], refresh=False)
                 if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
-                    self.save(step + 1)
+                    checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory)
         if self.undecided:
             log.warning("%d rollouts could not be graded in time and got reward 0", self.undecided)
         shutil.rmtree(self.out / "model", ignore_errors=True)
@@ -165,7 +165,7 @@ class Training:
         trained = update.pop("trained_tokens")
         return {
             "step": step,
-            **summary(found, batch),
+            **metrics.summary(found, batch),
             **update,
             "sampled_tokens": found.sampled_tokens,
             "graded_rollouts": len(found.rollouts),
@@ -183,64 +183,17 @@ class Training:
         self.undecided += sum(grade.status == "undecided" for grade in grades)
         return [float(grade.correct) for grade in grades]
 
-    def save(self, step: int) -> None:
-        """A resumable checkpoint, complete or absent; the newest KEPT_CHECKPOINTS stay."""
-        folder = self.out / "state" / f"step-{step:06d}"
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.trainer.save(temporary)
-        files = {str(p.relative_to(temporary)): record.file_sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
-        about = {"identity": self.parts, "step": step, "memory": self.memory, "files": files}
-        record.write_json(temporary / "about.json", about)
-        temporary.replace(folder)
-        for old in sorted((self.out / "state").glob("step-*"))[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
-
     def resume(self) -> list[dict]:
-        """Load the newest whole checkpoint of this very stage and return the metrics up to it; none: start from the parent."""
+        """Load the newest usable checkpoint and return the metrics up to it; none: start from the parent."""
         rows = record.whole_rows(self.out / "metrics.jsonl")
-        for folder in sorted((self.out / "state").glob("step-*"), reverse=True):
-            about = json.loads((folder / "about.json").read_text())
-            changed = [key for key in self.parts if about["identity"].get(key) != self.parts[key]]
-            if changed:
-                log.warning("starting over: the checkpoint in %s was made with another %s", folder, ", ".join(changed))
-                continue
-            broken = [name for name, sha in about["files"].items() if record.file_sha256(folder / name) != sha]
-            if broken or len(rows) < about["step"]:
-                log.warning("passing over the checkpoint %s: damaged or without its metrics (%s)", folder, ", ".join(broken))
-                continue
-            self.trainer.load(folder)
-            self.memory = about["memory"]
-            log.info("resuming after update %d", about["step"])
-            return rows[: about["step"]]
-        return []
-
-
-def summary(found: Exploration, batch: list[Problem]) -> dict[str, Any]:
-    """What the rollouts of one update say about the policy.
-
-    `reward` is the mean over rollouts that started from the bare problem; `guided` counts the others by the share of the
-    demonstration they were shown, in tenths; `entropy` estimates the policy's entropy by the mean of -log p over its own
-    tokens, in nats; `finished` is the share of generated responses that ended by themselves.
-    """
-    lengths = {p.id: len(p.demonstrations[0]) for p in batch if p.demonstrations}
-    typical = sum(lengths.values()) / max(1, len(lengths))
-    free = [r for r in found.rollouts if not r.prefix]
-    wrote = [r for r in found.rollouts if r.finish_reason != "prefix"]
-    shares = Counter(f"{min(1.0, len(r.prefix) / typical):.1f}" for r in found.rollouts if r.prefix)
-    tokens = sum(len(r.tokens) for r in wrote)
-    return {
-        "reward": mean([r.reward for r in free]),
-        "reward_guided": mean([r.reward for r in found.rollouts if r.prefix]),
-        "response_tokens": mean([float(len(r.tokens)) for r in wrote]),
-        "finished": mean([float(r.finish_reason == "stop") for r in wrote]),
-        "entropy": round(-sum(sum(r.logp) for r in wrote) / tokens, 4) if tokens else None,
-        "guided": dict(sorted(shares.items())),
-    }
-
-
-def mean(values: list[float]) -> float | None:
-    return round(sum(values) / len(values), 4) if values else None
+        found = checkpoint.newest(self.out / "state", self.parts, len(rows))
+        if found is None:
+            return []
+        folder, about = found
+        self.trainer.load(folder)
+        self.memory = about["memory"]
+        log.info("resuming after update %d", about["step"])
+        return rows[: about["step"]]
 
 
 def finish(spec: dict, out: Path, parts: dict, rows: list[dict]) -> None:
@@ -250,15 +203,7 @@ def finish(spec: dict, out: Path, parts: dict, rows: list[dict]) -> None:
     weights = out / "model" / "model.safetensors"
     with safe_open(weights, framework="numpy") as tensors:
         sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-    parameters = sum(_product(size) for size in sizes)
-    names = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "rounds")
-    costs: dict[str, float] = {name: sum(row[name] for row in rows) for name in names}
-    costs |= {name: round(sum(row[name] for row in rows), 1) for name in ("seconds_explore", "seconds_update")}
-    costs["seconds"] = round(costs["seconds_explore"] + costs["seconds_update"], 1)
-    costs["flops"] = parameters * (
-        2 * costs["sampled_tokens"] + 6 * (costs["trained_tokens_own"] + costs["trained_tokens_expert"])
-    )
-    costs["gpu_hours"] = 0.0 if spec["train"]["device"] == "cpu" else round(costs["seconds"] / 3600, 4)
+    parameters = sum(math.prod(size) for size in sizes)
     done = {
         "run": spec["run"],
         "seed": spec["seed"],
@@ -267,7 +212,7 @@ def finish(spec: dict, out: Path, parts: dict, rows: list[dict]) -> None:
         "parents": [spec["parent"]] if spec["parent"] else [],
         "updates": len(rows),
         "parameters": parameters,
-        "costs": costs,
+        "costs": metrics.costs(rows, parameters, spec["train"]["device"]),
         "weights_sha256": record.file_sha256(weights),
         "identity": parts,
         "machine": {
@@ -278,13 +223,6 @@ def finish(spec: dict, out: Path, parts: dict, rows: list[dict]) -> None:
     }
     record.write_json(out / "done.json", done)
     shutil.rmtree(out / "state", ignore_errors=True)
-
-
-def _product(size: list[int]) -> int:
-    result = 1
-    for extent in size:
-        result *= extent
-    return result
 
 
 def start_logging() -> None:

@@ -34,7 +34,9 @@ def requests() -> list[Request]:
 
 
 def sampler(model, **changes) -> TransformersSampler:
-    return TransformersSampler(model, **{"pad": 0, "end": 1, "response_tokens": 40, "temperature": 1.0, "batch_tokens": 4096, **changes})
+    return TransformersSampler(
+        model, **{"pad": 0, "end": 1, "response_tokens": 40, "temperature": 1.0, "batch_tokens": 4096, **changes}
+    )
 
 
 def test_rollouts_answer_their_requests(model, requests: list[Request]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import record
+from engine import checkpoint, record
 from tests.conftest import METHODS, ROOT
 
 TRAIN = {
@@ -151,15 +151,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_foreign_one_is_not_used(spec:
     training = Training(spec, out, identity(spec))
     for step in (2, 4):
         training.trainer.step = step
-        training.save(step)
+        checkpoint.save(training.trainer, out / "state", step, training.parts, {"kept": [step]})
     record.write_rows(out / "metrics.jsonl", ({"step": i} for i in range(4)))
     assert len(training.resume()) == 4
     damaged = next((out / "state" / "step-000004").rglob("*.pt"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert len(training.resume()) == 2
-    assert training.trainer.step == 2
+    assert training.trainer.step == 2 and training.memory == {"kept": [2]}
     training.parts = {**training.parts, "template": "another"}
     assert training.resume() == []
+    with pytest.raises(ValueError, match="cannot be saved"):
+        checkpoint.save(training.trainer, out / "state", 6, training.parts, {"kept": {1, 2}})
+    assert not (out / "state" / "step-000006").exists()
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
