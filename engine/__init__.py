@@ -1,1 +1,1 @@
-"""What every method shares: words, exploration, sampling, grading, the DeepSpeed update. It knows no method by name."""
+"""Words, exploration, sampling, grading, the DeepSpeed update: one engine for all methods, none of which it knows by name."""

@@ -46,11 +46,11 @@ class Template:
 
 def gsm8k_row(row: dict, position: int) -> dict:
     """A row of GSM8K as ours: calculator marks <<...>> removed, the line after #### boxed at the end of the solution."""
-    solution, _, answer = row["answer"].partition("####")
+    solution, _, answer = str(row.get("answer") or "").partition("####")
     answer = answer.strip().replace(",", "")
     steps = re.sub(r"<<[^>]*>>", "", solution).strip()
     text = steps.replace("\n", "\n\n") + f"\n\n\\boxed{{{answer}}}"
-    return {"id": f"gsm8k-{position:05d}", "problem": row["question"], "answer": answer, "demonstrations": [text]}
+    return {"id": f"gsm8k-{position:05d}", "problem": row.get("question"), "answer": answer, "demonstrations": [text]}
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -58,13 +58,16 @@ def read_rows(path: Path) -> list[dict]:
     if not path.is_file():
         raise ValueError(f"data file {path} does not exist; check data_dir and the file names in the configuration")
     rows = record.read_rows(path)
-    if rows and "question" in rows[0]:
-        rows = [gsm8k_row(row, i) for i, row in enumerate(rows)]
+    rows = [gsm8k_row(row, i) if "question" in row else row for i, row in enumerate(rows)]
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         for key in ("id", "problem", "answer"):
-            if not str(row.get(key, "")).strip():
+            if row.get(key) is None or not str(row[key]).strip():
                 raise ValueError(f"{path} line {number} has no {key!r}; every row needs id, problem and answer")
+        if not isinstance(row.get("demonstrations", []), list) or not all(
+            isinstance(d, str) for d in row.get("demonstrations", [])
+        ):
+            raise ValueError(f"{path} line {number}: demonstrations must be a list of texts")
         if row["id"] in seen:
             raise ValueError(f"{path} line {number} repeats the id {row['id']!r}; ids seed the sampling and must be distinct")
         seen.add(row["id"])

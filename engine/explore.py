@@ -41,14 +41,15 @@ class Exploration:
     """What exploring a list of problems gave and cost."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
-    rollouts: list[Rollout] = field(default_factory=list)
+    rollouts: list[tuple[Problem, Rollout]] = field(default_factory=list)
     rounds: int = 0
     sampled_tokens: int = 0
 
 
-def context(step: int, total: int, run: int, problem: str, memory: dict[str, Any]) -> Context:
+def context(step: int, total: int, run: int, problem: str, memory: dict[str, Any], occurrence: int = 0) -> Context:
     """The context of one problem at one step; its rng depends on these axes alone."""
-    return Context(step, total, random.Random(seeds.seed(run=run, axis="context", step=step, problem=problem)), memory)
+    rng = random.Random(seeds.seed(run=run, axis="context", step=step, problem=problem, occurrence=occurrence))
+    return Context(step, total, rng, memory)
 
 
 def explore(
@@ -71,6 +72,8 @@ def explore(
     finished: dict[int, list[Trajectory]] = {}
     talks: dict[int, Generator[Any, Any, Any]] = {}
     pending: dict[int, Sample] = {}
+    ids = [problem.id for problem in problems]
+    occurrence = [ids[:i].count(ids[i]) for i in range(len(ids))]  # a problem may be drawn twice where two epochs meet
     asked = dict.fromkeys(range(len(problems)), 0)
     sampled = dict.fromkeys(range(len(problems)), 0)
 
@@ -92,7 +95,7 @@ def explore(
             )
 
     for i, problem in enumerate(problems):
-        started = method.explore(problem, context(step, total, run, problem.id, memory))
+        started = method.explore(problem, context(step, total, run, problem.id, memory, occurrence[i]))
         if inspect.isgenerator(started):
             talks[i] = started
             advance(i, None)
@@ -100,14 +103,16 @@ def explore(
             finished[i] = _trajectories(name, problem, started)
 
     while pending:
-        requests = [_seeded(problems[i], sample, run, step, asked[i] - 1) for i, sample in sorted(pending.items())]
+        requests = [
+            _seeded(problems[i], sample, run, step, asked[i] - 1, occurrence[i]) for i, sample in sorted(pending.items())
+        ]
         groups = sampler.generate(requests)
         flat = [(request.problem, rollout) for request, group in zip(requests, groups, strict=True) for rollout in group]
         graded = iter([replace(r, reward=value) for (_, r), value in zip(flat, reward(flat), strict=True)])
         result.rounds += any(request.sample.max_new_tokens != 0 for request in requests)
         for i, group in zip(sorted(pending), groups, strict=True):
             rollouts = [next(graded) for _ in group]
-            result.rollouts += rollouts
+            result.rollouts += [(problems[i], rollout) for rollout in rollouts]
             result.sampled_tokens += sum(len(r.tokens) for r in rollouts)
             advance(i, rollouts)
 
@@ -115,8 +120,8 @@ def explore(
     return result
 
 
-def _seeded(problem: Problem, sample: Sample, run: int, step: int, request: int) -> Request:
-    axes = {"run": run, "step": step, "problem": problem.id, "request": request}
+def _seeded(problem: Problem, sample: Sample, run: int, step: int, request: int, occurrence: int) -> Request:
+    axes = {"run": run, "step": step, "problem": problem.id, "occurrence": occurrence, "request": request}
     return Request(problem, sample, tuple(seeds.seed(**axes, sample=k) for k in range(sample.n)))
 
 

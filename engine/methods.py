@@ -99,15 +99,16 @@ def _checked(name: str, key: str, value: Any, defaults: Mapping[str, Any]) -> An
     if key not in defaults:
         raise nearest(f"setting of method {name!r}:", key, defaults)
     default = defaults[key]
-    if isinstance(default, reduce.Denominator):
-        return reduce.named(value) if isinstance(value, str) else value
+    if isinstance(default, reduce.Denominator) and not isinstance(value, reduce.Denominator):
+        return reduce.named(str(value))
+    if default is None and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+        return value
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         return tuple(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     expected = type(default)
-    if default is not None and default is not dataclasses.MISSING and type(value) is not expected:
-        raise ValueError(
-            f"setting {key!r} of method {name!r} is {value!r}; its default {default!r} says it must be {expected.__name__}"
-        )
+    if default is not dataclasses.MISSING and type(value) is not expected:
+        wanted = "a number or nothing" if default is None else expected.__name__
+        raise ValueError(f"setting {key!r} of method {name!r} is {value!r}; its default {default!r} says it must be {wanted}")
     return value

@@ -5,33 +5,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.explore import Exploration
-from engine.words import Problem
+from engine.words import Problem, Rollout
 
 COUNTED = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "rounds")
 TIMED = ("seconds_explore", "seconds_update")
 
 
-def summary(found: Exploration, batch: list[Problem]) -> dict[str, Any]:
+def summary(found: Exploration) -> dict[str, Any]:
     """What the rollouts of one update say about the policy.
 
-    `reward` is the mean over rollouts that started from the bare problem; `guided` counts the others by the share of the
-    demonstration they were shown, in tenths; `entropy` estimates the policy's entropy by the mean of -log p over its own
-    tokens, in nats; `finished` is the share of generated responses that ended by themselves.
+    `reward` is the mean over problems of the mean over the rollouts that started from the bare problem (a method may make more
+    of them where it succeeds); `guided` counts the others by the share of the demonstration they were shown, in tenths;
+    `entropy` estimates the policy's entropy by the mean of -log p over its own tokens, in nats; `finished` is the share of
+    generated responses that ended by themselves.
     """
-    lengths = {p.id: len(p.demonstrations[0]) for p in batch if p.demonstrations}
-    typical = sum(lengths.values()) / max(1, len(lengths))
-    free = [r for r in found.rollouts if not r.prefix]
-    wrote = [r for r in found.rollouts if r.finish_reason != "prefix"]
-    shares = Counter(f"{min(1.0, len(r.prefix) / typical):.1f}" for r in found.rollouts if r.prefix)
+    free: dict[str, list[float]] = {}
+    for problem, rollout in found.rollouts:
+        if not rollout.prefix:
+            free.setdefault(problem.id, []).append(rollout.reward)
+    guided = [(problem, rollout) for problem, rollout in found.rollouts if rollout.prefix]
+    wrote = [rollout for _, rollout in found.rollouts if rollout.finish_reason != "prefix"]
     tokens = sum(len(r.tokens) for r in wrote)
     return {
-        "reward": mean([r.reward for r in free]),
-        "reward_guided": mean([r.reward for r in found.rollouts if r.prefix]),
+        "reward": mean([sum(rewards) / len(rewards) for rewards in free.values()]),
+        "reward_guided": mean([rollout.reward for _, rollout in guided]),
         "response_tokens": mean([float(len(r.tokens)) for r in wrote]),
         "finished": mean([float(r.finish_reason == "stop") for r in wrote]),
         "entropy": round(-sum(sum(r.logp) for r in wrote) / tokens, 4) if tokens else None,
-        "guided": dict(sorted(shares.items())),
+        "guided": dict(sorted(Counter(f"{_shown(problem, rollout):.1f}" for problem, rollout in guided).items())),
     }
+
+
+def _shown(problem: Problem, rollout: Rollout) -> float:
+    """The share of its demonstration that a rollout's prefix is."""
+    length = len(rollout.prefix)
+    return next((length / len(d) for d in problem.demonstrations if d[:length] == rollout.prefix), 1.0)
 
 
 def mean(values: list[float]) -> float | None:

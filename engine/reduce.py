@@ -24,8 +24,8 @@ class Denominator:
     length: int | None = None
 
     def numerator(self, values: "Tensor", mask: "Tensor", limit: int) -> "Tensor":
-        """This micro-batch's part of the sum: a scalar from values [B, T] and mask [B, T] bool. Unmasked values, even
-        non-finite ones, contribute nothing. `limit` is the run's response limit in tokens."""
+        """This micro-batch's part of the sum: a scalar from values [B, T] and mask [B, T] bool. Unmasked values
+        contribute nothing. `limit` is the run's response limit in tokens."""
         sums = values.where(mask, values.new_zeros(())).sum(dim=1)
         if self.name == "mean_over_trajectories":
             return (sums / mask.sum(dim=1).clamp(min=1)).sum()

@@ -45,6 +45,8 @@ def identity(spec: dict) -> dict[str, Any]:
     }
     if spec["method"]:
         parts["method"] = record.file_sha256(Path(spec["method"]["folder"]) / f"{spec['method']['name']}.py")
+    else:
+        parts["model"] = record.fingerprint(Path(spec["model"]["path"]), "*")
     if spec["parent"]:
         parts["parent"] = json.loads((Path(spec["parent"]) / "done.json").read_text())["digest"]
     return parts
@@ -58,6 +60,7 @@ def run(spec: dict, out: Path) -> None:
         if done.exists() and json.loads(done.read_text())["digest"] == record.digest(parts):
             log.info("%s is up to date", out)
             return
+        done.unlink(missing_ok=True)
         if spec["method"] is None:
             shutil.rmtree(out / "model", ignore_errors=True)
             shutil.copytree(checked_base(spec["model"]), out / "model")
@@ -120,9 +123,14 @@ class Training:
             shared["temperature"],
             shared["sample_batch_tokens"],
         )
-        self.parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         self.memory: dict[str, Any] = {}
         self.undecided = 0
+        window = model.config.max_position_embeddings
+        if shared["max_prompt_tokens"] + shared["max_response_tokens"] > window:
+            raise ValueError(
+                f"max_prompt_tokens {shared['max_prompt_tokens']} and max_response_tokens {shared['max_response_tokens']} are "
+                f"more than the model's window of {window} tokens; lower one of them"
+            )
 
     def run(self) -> list[dict]:
         """All updates, from the newest checkpoint on; returns the metrics of every one of them."""
@@ -143,8 +151,6 @@ class Training:
                 bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], refresh=False)
                 if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
                     checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory)
-        if self.undecided:
-            log.warning("%d rollouts could not be graded in time and got reward 0", self.undecided)
         shutil.rmtree(self.out / "model", ignore_errors=True)
         self.trainer.save_model(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
@@ -154,6 +160,7 @@ class Training:
         """Explore one batch of problems and make one update; returns its line of metrics."""
         total, seed = self.shared["updates"], self.spec["seed"]
         start = time.perf_counter()
+        self.undecided = 0
         self.trainer.model.eval()
         found = explore.explore(self.method, batch, self.sampler, self.reward, step, total, seed, self.memory)
         trajectories = found.trajectories
@@ -165,10 +172,11 @@ class Training:
         trained = update.pop("trained_tokens")
         return {
             "step": step,
-            **metrics.summary(found, batch),
+            **metrics.summary(found),
             **update,
             "sampled_tokens": found.sampled_tokens,
             "graded_rollouts": len(found.rollouts),
+            "undecided": self.undecided,
             "rounds": found.rounds,
             "trained_tokens_own": trained["own"],
             "trained_tokens_expert": trained["expert"],
@@ -188,6 +196,7 @@ class Training:
         rows = record.whole_rows(self.out / "metrics.jsonl")
         found = checkpoint.newest(self.out / "state", self.parts, len(rows))
         if found is None:
+            shutil.rmtree(self.out / "state", ignore_errors=True)  # what is in it is of no use to this stage
             return []
         folder, about = found
         self.trainer.load(folder)

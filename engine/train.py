@@ -44,6 +44,7 @@ class Settings:
     zero_stage: int = 2
     temperature: float = 1.0
     response_tokens: int = 1024
+    device: str = "cpu"
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step` (0-based)."""
@@ -55,12 +56,18 @@ class Settings:
         return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def start_distributed() -> None:
-    """Join the process group: as one process alone, or as the rank a launcher gave us in the environment."""
+def start_distributed(device: str) -> None:
+    """Join the process group: as one process alone, or as the rank a launcher gave us in the environment. Raises ValueError
+    if the device is not there; DeepSpeed would quietly take another."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "train.device is cuda and no GPU is visible; set it to cpu, or check the driver and CUDA_VISIBLE_DEVICES"
+        )
+    os.environ["DS_ACCELERATOR"] = device
+    os.environ.setdefault("LOCAL_RANK", "0")
     if dist.is_initialized():
         return
-    os.environ.setdefault("LOCAL_RANK", "0")
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo" if device == "cpu" else "nccl"
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:
@@ -71,10 +78,10 @@ class Trainer:
     """A model, its method's loss and DeepSpeed's engine. `model` is the live module; samplers read it directly."""
 
     def __init__(self, model: Any, method: Any, settings: Settings, pad: int) -> None:
-        start_distributed()
+        start_distributed(settings.device)
         import deepspeed
 
-        if not torch.cuda.is_available():
+        if settings.device == "cpu":
             # Its shared-memory reduction is compiled at start-up (45 s, and a compiler must be there); gloo does without.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.method, self.settings, self.pad = method, settings, pad
@@ -106,16 +113,16 @@ class Trainer:
     def update(self, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         """One optimizer step on these trajectories; every rank is given all of them and computes its share.
 
-        Returns loss per term, gradient norm before clipping, learning rate and token counts. Raises ValueError if there is
-        nothing to train on and FloatingPointError if loss or gradient is not finite; the weights are then not to be used.
+        Returns loss per term, gradient norm before clipping, learning rate and token counts; an update without a trained token
+        (a method that found nothing to learn from) leaves the weights alone and says so by its counts. Raises
+        FloatingPointError if loss or gradient is not finite; the weights are then not to be used.
         """
         batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
         counts, trained = self._counts(batches)
-        if trained["own"] + trained["expert"] == 0:
-            raise ValueError(
-                "an update without a single trained token: the method returned no trainable segment for any problem"
-            )
         rate = self.settings.rate(self.step)
+        if trained["own"] + trained["expert"] == 0:
+            self.step += 1
+            return {"loss": {}, "grad_norm": 0.0, "lr": rate, "trained_tokens": trained, "logp_drift": 0.0}
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         self.engine.train()

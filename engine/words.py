@@ -45,7 +45,7 @@ class Problem:
         """The opening `ratio` of a demonstration; 0 is nothing, 1 the whole of it with its end of sequence.
 
         With `reach` > 0 the cut moves forward to just past the first blank line after it, if one lies within a further
-        `reach` of the length (the rule of mix_vllm_rollout.py:116-130 in arXiv:2512.17636's code); otherwise it stays.
+        `reach` of the length; otherwise it stays. (arXiv:2512.17636's code, mix_vllm_rollout.py:116-130.)
 
             prefix(0.2) == (21,)      prefix(0.0) == ()      prefix(0.2, reach=0.3): no blank line strictly after 1 -> (21,)
         """
@@ -128,7 +128,7 @@ def expert(tokens: tuple[int, ...], advantage: float = 1.0, trained: bool = True
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A problem and its response segments in order: what a method hands to the trainer.
+    """What a method hands to the trainer: a problem and the segments of one response to it, in order.
 
         Trajectory(problem, (expert((21, 22)), own(rollout, 0.5)))
 

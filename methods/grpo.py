@@ -1,15 +1,17 @@
 """GRPO in the Dr.GRPO form that the LUFFY family runs: reinforce what beats the group's mean, with nothing divided by length
 or by the group's standard deviation.
 
-Paper        Dr.GRPO, arXiv:2503.20783; GRPO itself (arXiv:2402.03300, eq. 3) divides the advantage by the group's standard
-             deviation and each rollout's loss by its length, which favours easy problems and long wrong answers
+Paper        Dr.GRPO, arXiv:2503.20783; GRPO itself (arXiv:2402.03300, eq. 3) also divides the advantage by the group's standard
+             deviation, which lifts very easy and very hard problems, and each rollout's loss by its length, which favours
+             long wrong answers
 Code         ElliottYan/LUFFY@01f4ae0, mix_src/mix_core_alg.py (adv_estimator grpo, use_std False, loss_remove_token_mean)
 Sampling     one group of 8 rollouts per problem
 Advantage    reward - mean reward of the group
-Loss         -advantage * ratio, ratio = p / p_old; with one update per batch the ratio is 1 and PPO's clip never acts, so the
-             default has none (`clip=0.2` gives LUFFY's on-policy script)
-Denominator  token sum / response limit, averaged over trajectories. The released code sums over the sequences of a GPU instead:
-             the same direction, 64 times longer there
+Loss         -advantage * ratio, ratio = p / p_old
+Denominator  token sum / response limit, averaged over trajectories
+Paper and code disagree on the sum: the code adds up the sequences of a GPU instead of averaging (the same direction, 64 times
+             longer there); and on updates per batch: the code makes two, so its second ratio is not quite 1. The engine makes
+             one, the ratio is 1 and PPO's clip never acts; `clip=0.2` states the code's form all the same.
 Left out     KL penalty and reference model (as in LUFFY and TRAPO), entropy bonus (0.001 in LUFFY's script)
 """
 

@@ -1,4 +1,4 @@
-"""TRAPO: show the expert's opening only to problems the policy keeps failing, and imitate it inside a trust region.
+"""TRAPO: guide the policy with expert openings where it fails, and imitate them with a gradient bounded for unlikely tokens.
 
 Paper        arXiv:2512.17636 (ICLR 2026), eq. 3 (TrSFT), Algorithm 1 (micro-groups)
 Code         Su-my/TRAPO@982cb8f, luffy/verl/verl/trapo_src: mix_trainer.py:450-527, mix_vllm_rollout.py:116-260,
@@ -12,17 +12,19 @@ Loss         own tokens: -advantage * ratio; expert tokens (TrSFT): -p / max(sg(
 Denominator  paper: mean over each trajectory's tokens, then over trajectories
 
 Paper and code disagree on (fields; `as_paper` = the defaults, `as_released` = the code):
-  ratios       .2 .5 1 | .25 .5 1
+  ratios       .2 .5 1 (Fig. 1 draws .25) | .25 .5 1
   thresholds   mean reward < .5 .7 .9 | reward sum < 2 of 4, < 4 of 6, < 7 of 7; they differ at 4 of 6
   reach        cut at the token count | moved on to a paragraph break within a further .30
   unlearned    TrSFT on every prefix | the first of the two second-group prefixes gets no loss of either kind
-  extra        one demonstration | the last micro-group shows a second demonstration
-  reduce       averages | token sum / response limit, per trajectory
+  extra        which of a problem's two trajectories is not said | the last micro-group shows the second one
+  reduce       averages; taken here over all tokens of a trajectory | token sum / response limit, per trajectory
   entropy      none | bonus on the mean entropy of all response tokens, prefixes included: .001, against a policy term summed
                over the 8 sequences of a GPU; per trajectory that is .001 / 8
-We follow the paper by default because its rule is the published claim; batch 128 and lr 5e-6 (paper) or 8 and 1e-6 (code)
-are the run's, not the method's. Not reproduced: the code imitates only the text between the think tags (data, not method)
-and weighs entropy by the number of micro-batches, which is a bug; one micro-batch per GPU is assumed.
+We follow the paper by default because its rule is the published claim. Where it is silent or contradicts itself, all presets
+follow the code: the reward reads prefix and completion together; a whole demonstration is not continued; the group's standard
+deviation is not used; no PPO clip (`clip=0.2` adds one); `<`, not `<=`; alpha .1 (an appendix says 1). Batch 128 and lr 5e-6
+(paper) or 8 and 1e-6 (code) are the run's. Not reproduced from the code: its demonstrations are cut down to the thought, and its
+entropy bonus grows with the number of micro-batches (a bug; one per GPU is assumed).
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 A chain starts from a number and applies operations one after another, left to right, without precedence; every
 intermediate value stays within 0..99, so a digit-level model of a million parameters can learn the arithmetic.
 
-    Problem(start=7, steps=(("+", 5), ("*", 2), ("-", 4)))      7 -> 12 -> 24 -> 20
+    Chain(start=7, steps=(("+", 5), ("*", 2), ("-", 4)))      7 -> 12 -> 24 -> 20
 
 The same chain has two wordings and three ways to write an answer:
 

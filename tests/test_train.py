@@ -169,10 +169,20 @@ torch.distributed.barrier()
     assert_same_step(torch.load(tmp_path / "weights.pt"), weights(trainer))
 
 
-def test_an_update_without_trained_tokens_is_refused() -> None:
+def test_an_update_without_trained_tokens_changes_nothing_and_says_so() -> None:
     trainer = Trainer(small_model(), build("sft", "matched"), SETTINGS, pad=0)
-    with pytest.raises(ValueError, match="without a single trained token"):
-        trainer.update([Trajectory(Problem("p", (3, 4), "5"), (expert((5,), trained=False),))])
+    before = weights(trainer)
+    for nothing in ([], [Trajectory(Problem("p", (3, 4), "5"), (expert((5,), trained=False),))]):
+        assert trainer.update(nothing)["trained_tokens"] == {"own": 0, "expert": 0}
+    assert torch.equal(weights(trainer), before)
+    assert trainer.update(trajectories())["grad_norm"] > 0
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(ValueError, match="no GPU is visible"):
+        Trainer(small_model(), build("sft", "matched"), dataclasses.replace(SETTINGS, device="cuda"), pad=0)
 
 
 def test_a_non_finite_loss_is_refused() -> None:

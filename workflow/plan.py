@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 
 from engine import methods, record
@@ -54,7 +55,7 @@ class Run:
 class Plan:
     """A checked configuration. Paths are relative to the repository's root, where Snakemake runs."""
 
-    def __init__(self, config: dict, catalogue: Path = Path("config/benchmarks.yaml")) -> None:
+    def __init__(self, config: dict, schema: dict, catalogue: Path = Path("config/benchmarks.yaml")) -> None:
         self.config = config
         self.folder = Path(config["methods_dir"])
         self.home = Path("results") / config["profile"]
@@ -68,7 +69,11 @@ class Plan:
         for label, settings in config["overrides"].items():
             if label not in {*config["runs"], *self._shared_runs()}:
                 raise nearest("run in overrides:", label, config["runs"])
-            self._settings(self._run(label), settings)
+            shared, _ = self._settings(self._run(label), settings)
+            try:
+                jsonschema.validate({**config["train"], **shared}, schema["properties"]["train"])
+            except jsonschema.ValidationError as error:
+                raise ValueError(f"overrides of {label}, {error.json_path.removeprefix('$.')}: {error.message}") from error
         if not Path(config["template"]).is_file():
             raise ValueError(f"template {config['template']} does not exist; templates are in config/templates/")
 
@@ -114,7 +119,8 @@ class Plan:
 
     def done_files(self) -> list[str]:
         """The done.json of every stage of every run and seed, shared ones once, in order of first use."""
-        folders = [self.stage_folder(r, s, seed) for r in self.runs for seed in self.seeds for s in self.stages(r)]
+        folders = [self.final(BASE, seed) for seed in self.seeds]
+        folders += [self.stage_folder(r, s, seed) for r in self.runs for seed in self.seeds for s in self.stages(r)]
         return list(dict.fromkeys(str(folder / "done.json") for folder in folders))
 
     def metrics_files(self) -> list[str]:

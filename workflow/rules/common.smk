@@ -8,15 +8,17 @@ from engine import record
 from workflow.plan import Plan, engine_fingerprint, typed
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
-config.update(typed(config, yaml.safe_load(SCHEMA.read_text())))
+KNOWN = yaml.safe_load(SCHEMA.read_text())
+config.update(typed(config, KNOWN))
 validate(config, str(SCHEMA))
 
-PLAN = Plan(config)
+PLAN = Plan(config, KNOWN)
 HOME = str(PLAN.home)
 ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
-shell.prefix(f"PATH={Path(sys.executable).parent}:$PATH; ")
+# A prefix of our own replaces Snakemake's strict mode, so that is part of it.
+shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 
 wildcard_constraints:
@@ -24,6 +26,10 @@ wildcard_constraints:
     seed=r"\d+",
     stage="[a-z0-9_]+",
     benchmark="[a-z0-9_]+",
+
+
+def model_files():
+    return sorted(map(str, Path(config["model"]["path"]).glob("*")))
 
 
 def stage_spec(wildcards):

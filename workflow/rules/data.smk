@@ -13,5 +13,6 @@ rule data:
         "../envs/assay.yaml"
     params:
         source=data_source,
+        engine=ENGINE,
     shell:
-        "python -m engine.data {params.source} {wildcards.name} {output} 2> {log}"
+        "python -m engine.data {params.source:q} {wildcards.name} {output} 2> {log}"

@@ -5,7 +5,7 @@
 
 rule base:
     input:
-        weights=f"{config['model']['path']}/model.safetensors",
+        model=model_files(),
         data=f"{HOME}/data/train.jsonl",
         template=config["template"],
     output:
