@@ -21,10 +21,10 @@ Paper and code disagree on (fields; `as_paper` = the defaults, `as_released` = t
   entropy      none | bonus on the mean entropy of all response tokens, prefixes included: .001, against a policy term summed
                over the 8 sequences of a GPU; per trajectory that is .001 / 8
 We follow the paper by default because its rule is the published claim. Where it is silent or disagrees with itself, every
-preset follows the code: the reward reads prefix and completion together; a whole demonstration is not continued; the group's standard
-deviation is not used; no PPO clip (`clip=0.2` adds one); `<`, not `<=`; alpha .1 (an appendix says 1). Batch 128 and lr 5e-6
-(paper) or 8 and 1e-6 (code) are the run's. Not reproduced from the code: its demonstrations are cut down to the thought, and
-its entropy bonus grows with the number of micro-batches (a bug; one per GPU is assumed).
+preset follows the code: the reward reads prefix and completion together; a whole demonstration is not continued; the group's
+standard deviation is not used; no PPO clip (`clip=0.2` adds one); `<`, not `<=`; alpha .1 (an appendix says 1). Batch 128
+and lr 5e-6 (paper) or 8 and 1e-6 (code) are the run's. Not reproduced from the code: its demonstrations are cut down to the
+thought, and its entropy bonus grows with the number of micro-batches (a bug; one per GPU is assumed).
 """
 
 from dataclasses import dataclass
