@@ -84,7 +84,10 @@ def look(position: int) -> dict[str, Any]:
 
 
 def training_figure(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
-    """A panel per metric; one line per run, mean over its seeds, smoothed, with the unsmoothed mean faint behind it."""
+    """A panel per metric; one line per run, mean over its seeds, smoothed, with the unsmoothed mean faint behind it.
+
+    The x axis is each run's own progress: runs with many cheap updates would otherwise squeeze the others.
+    """
     trained = [run for run in runs if run in set(curves["run"])]
     legend_rows = -(-len(trained) // 4)
     figure = Figure(figsize=(WIDTH, 3.6 + 0.18 * legend_rows), layout="constrained")
@@ -92,13 +95,14 @@ def training_figure(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
     for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
         for position, run in enumerate(trained):
             mean = curves[curves["run"] == run].groupby("update")[metric].mean().dropna()
+            done = 100 * mean.index / curves.loc[curves["run"] == run, "update"].max()
             style = look(position)
-            axes.plot(mean.index, mean, color=style["color"], alpha=0.2, linewidth=0.6)
-            axes.plot(mean.index, smooth(mean.to_numpy()), label=run, linewidth=1.3, **style)
+            axes.plot(done, mean, color=style["color"], alpha=0.2, linewidth=0.6)
+            axes.plot(done, smooth(mean.to_numpy()), label=run, linewidth=1.3, **style)
         axes.set_title(title)
         axes.set_ylim(bottom=min(0.0, curves[metric].min()))
     for axes in panels[2:]:
-        axes.set_xlabel("update")
+        axes.set_xlabel("% of the run's updates")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
