@@ -3,8 +3,9 @@
 import pytest
 
 from engine.explain import Scripted
-from engine.explore import MAX_ROLLOUTS, explore
-from engine.words import Problem, Sample, Trajectory, own
+from engine.explore import MAX_ROLLOUTS, Exploration, explore
+from engine.metrics import summary
+from engine.words import Problem, Rollout, Sample, Trajectory, own
 
 PROBLEMS = [Problem(f"p{i}", (1, 2), "5") for i in range(3)]
 
@@ -37,6 +38,30 @@ def test_every_sample_has_a_seed_of_its_own_that_depends_on_names_only() -> None
     assert len(set(seeds)) == len(seeds) == 12
     backwards = [s for request in drive(Uneven(), list(reversed(PROBLEMS)))[0].asked for s in request.seeds]
     assert sorted(seeds) == sorted(backwards) and seeds != backwards
+
+
+def test_a_problem_drawn_twice_in_one_update_samples_differently() -> None:
+    seeds = [s for request in drive(Uneven(), [PROBLEMS[0], PROBLEMS[0]])[0].asked for s in request.seeds]
+    assert len(set(seeds)) == 4
+
+
+def test_metrics_average_over_problems_and_say_how_much_was_shown() -> None:
+    """p0: one free rollout, right. p1: three free ones, one right, and a whole demonstration of two tokens."""
+    p0, p1 = Problem("p0", (1,), "5", ((7, 2),)), Problem("p1", (1,), "5", ((8, 2),))
+    free = [(p0, Rollout((), (3, 4), (-1.0, -3.0), 1.0, "stop"))]
+    free += [(p1, Rollout((), (3,), (-2.0,), r, "length")) for r in (1.0, 0.0, 0.0)]
+    found = Exploration(
+        rollouts=[*free, (p1, Rollout((8, 2), (), (), 1.0, "prefix")), (p1, Rollout((8,), (2,), (-0.5,), 0.0, "stop"))]
+    )
+    assert summary(found) == {
+        "reward": round((1 + 1 / 3) / 2, 4),
+        "reward_guided": 0.5,
+        "response_tokens": 1.2,
+        "finished": 0.4,
+        "entropy": round((1 + 3 + 2 + 2 + 2 + 0.5) / 6, 4),
+        "guided": {"0.5": 1, "1.0": 1},
+    }
+    assert summary(Exploration())["reward"] is None
 
 
 class Endless:

@@ -126,6 +126,9 @@ def test_a_method_that_fails_leaves_no_result(spec: dict, tmp_path: Path) -> Non
     [
         ({"demonstrations": []}, "has 0 demonstration"),
         ({"answer": ""}, "has no 'answer'"),
+        ({"answer": None}, "has no 'answer'"),
+        ({"question": "GSM8K without a solution"}, "has no 'answer'"),
+        ({"demonstrations": "one text"}, "must be a list of texts"),
         ({"problem": "1 + " * 60}, "has a prompt of"),
         ({"demonstrations": ["1 " * 60]}, "has a demonstration of"),
         ({"id": "train-00001"}, "repeats the id"),
@@ -137,6 +140,8 @@ def test_bad_data_is_named_and_loses_nothing(spec: dict, tmp_path: Path, change:
     rows = record.read_rows(Path(spec["data"]))
     for row in rows[: 1 if "id" in change else None]:
         row.update(change)
+        if "question" in change:
+            row.pop("answer")
     record.write_rows(Path(spec["data"]), rows)
     spec = {**spec, "method": {"name": "sft", "folder": str(METHODS), "settings": {}}}
     with pytest.raises(ValueError, match=message):
@@ -160,9 +165,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_foreign_one_is_not_used(spec:
     assert training.trainer.step == 2 and training.memory == {"kept": [2]}
     training.parts = {**training.parts, "template": "another"}
     assert training.resume() == []
-    with pytest.raises(ValueError, match="cannot be saved"):
-        checkpoint.save(training.trainer, out / "state", 6, training.parts, {"kept": {1, 2}})
-    assert not (out / "state" / "step-000006").exists()
+    assert not (out / "state").exists()  # nothing in it is of use to this stage
+    checkpoint.save(training.trainer, out / "state", 2, training.parts, {})
+    (out / "state" / "step-000002" / "about.json").unlink()
+    assert training.resume() == []
+
+
+@pytest.mark.parametrize(("memory", "message"), [({"kept": {1, 2}}, "cannot be saved"), ({1: "one"}, "changes when saved")])
+def test_memory_that_a_resume_would_not_restore_is_refused(tmp_path: Path, memory: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checkpoint.save(None, tmp_path, 6, {}, memory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_base_model_is_another_stage(spec: dict, tmp_path: Path) -> None:
+    from engine.stage import identity, run
+
+    shutil.copytree(ROOT / "miniature" / "base", tmp_path / "model")
+    base = json.loads((tmp_path / "base" / "done.json").read_text())["identity"]["spec"]
+    base = {**base, "run": "base", "model": {"path": str(tmp_path / "model")}}
+    before = record.digest(identity(base))
+    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
+    assert record.digest(identity(base)) != before
+    with pytest.raises(ValueError, match="more than the model's window of 8192 tokens"):
+        run({**spec, "train": {**TRAIN, "max_response_tokens": 8192}}, tmp_path / "out")
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
