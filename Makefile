@@ -11,7 +11,7 @@ PRESET ?= matched
 .PHONY: reproduce test check explain clean
 
 reproduce: $(VENV)/installed
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all --rerun-incomplete
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ SMALL = {
         "prompts_per_update": 4,
         "learning_rate": 1e-4,
         "max_prompt_tokens": 64,
-        "max_response_tokens": 48,
+        "max_response_tokens": 80,
     },
     "evaluation": {"max_prompt_tokens": 64, "max_new_tokens": 16},
 }
@@ -89,6 +90,7 @@ def test_a_method_is_one_file_and_the_workflow_redoes_only_what_changed(checkout
     again = snakemake(checkout, SMALL)
     assert again.returncode == 0 and "Nothing to be done" in again.stderr
 
+    time.sleep(1.1)  # file times of one second's resolution must be able to differ
     (checkout / "methods" / "half.py").touch()
     assert jobs(snakemake(checkout, SMALL, "-n").stdout) == {"half/seed0/half/done.json"}
     (checkout / "methods" / "half.py").write_text(TEN_LINES.replace("0.5", "0.6"))
@@ -108,7 +110,7 @@ def test_the_contract_suite_picks_the_new_method_up(checkout: Path) -> None:
         env={**os.environ, "PYTHONPATH": ""},
     )
     assert done.returncode == 0, done.stdout
-    assert "8 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -15,4 +15,4 @@ rule data:
         source=data_source,
         engine=ENGINE,
     shell:
-        "python -m engine.data {params.source:q} {wildcards.name} {output} 2> {log}"
+        "python -m engine.data {params.source:q} {wildcards.name} {output} 2>&1 | tee {log}"

@@ -36,7 +36,7 @@ rule grade:
     params:
         engine=ENGINE,
     shell:
-        "python -m engine.evaluate grade {input} {output} 2> {log}"
+        "python -m engine.evaluate grade {input} {output} 2>&1 | tee {log}"
 
 
 rule score:
@@ -58,4 +58,4 @@ rule score:
     params:
         analysis=ANALYSIS,
     shell:
-        "python -m analysis.scores --out {output.scores} {input} 2> {log}"
+        "python -m analysis.scores --out {output.scores} {input} 2>&1 | tee {log}"

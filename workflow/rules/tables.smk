@@ -54,7 +54,7 @@ rule tables:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.tables --scores {input.scores} --items {input.problems} --done {input.done} --notes {input.notes}"
-        " --runs {params.runs} --benchmarks {params.titles:q} --out-dir {params.folder} 2> {log}"
+        " --runs {params.runs} --benchmarks {params.titles:q} --out-dir {params.folder} 2>&1 | tee {log}"
 
 
 rule figures:
@@ -85,4 +85,4 @@ rule figures:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.figures --items {input.problems} --metrics {params.metrics} --runs {params.runs}"
-        " --benchmarks {params.benchmarks} --out-dir {params.folder} 2> {log}"
+        " --benchmarks {params.benchmarks} --out-dir {params.folder} 2>&1 | tee {log}"

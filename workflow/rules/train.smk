@@ -41,6 +41,7 @@ rule train:
     threads: 1
     params:
         spec=stage_spec,
+        touched=method_time,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
