@@ -127,15 +127,21 @@ class Plan:
         """The metrics.jsonl beside each done.json of a stage that trains. Not declared as outputs: they outlive reruns."""
         return [done.replace("done.json", "metrics.jsonl") for done in self.done_files() if f"/{BASE}/" not in done]
 
-    def notes(self) -> dict[str, str]:
-        """What stands under every table: the profile and what all rows share."""
+    def notes(self) -> dict[str, Any]:
+        """What stands under every table: the profile, what all rows share, and what a row does differently."""
+        differing = {
+            label: ", ".join(f"{key} {value}" for key, value in settings.items())
+            for label, settings in self.config["overrides"].items()
+            if settings and label in self.config["runs"]
+        }
         evaluation, shared = self.config["evaluation"], self.config["train"]
         return {
             "profile": self.config["profile"],
             "template": f"{self.config['template']} (sha256 {record.file_sha256(Path(self.config['template']))[:12]})",
             "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens",
-            "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage",
+            "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage unless noted",
             "grader": grader_version(),
+            "runs": differing,
         }
 
     def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
