@@ -113,6 +113,20 @@ def test_the_contract_suite_picks_the_new_method_up(checkout: Path) -> None:
     assert "7 passed" in done.stdout
 
 
+def test_the_example_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
+    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "best_of_four.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ASSAY_METHODS": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "8 passed" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
