@@ -1,0 +1,65 @@
+"""The command `assay`: what it prints, and one line with exit code 1 for a mistake in the input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def assay(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "engine.cli", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_explain_prints_claim_settings_and_conversations() -> None:
+    told = assay("explain", "trapo", "--preset", "as_released")
+    assert told.returncode == 0
+    assert told.stdout.startswith("TRAPO: guide the policy")
+    assert "(0, 0.25, 0.5, 1) *" in told.stdout
+    assert "grade 1 after 40 tokens of demonstration 1: +" in told.stdout
+    assert "20 expert tokens shown, not trained" in told.stdout
+
+
+def test_grade_adds_verdicts_to_rows(tmp_path: Path) -> None:
+    rows = [
+        {"answer": "1/2", "completion": "so \\boxed{0.5}", "kept": 1},
+        {"answer": "3", "completion": "so 3"},
+        {"answer": 4, "completion": "\\boxed{5}"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = assay("grade", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    assert told.returncode == 0 and "1 of 3 correct" in told.stdout
+    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["correct"], row["extracted"], row["status"]) for row in graded] == [
+        (True, "0.5", "correct"),
+        (False, None, "no_answer"),
+        (False, "5", "wrong"),
+    ]
+    assert graded[0]["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"answer": "1"}\n', "line 1 has no 'completion'"), ('{"answer"', "line 1 is not JSON"), (None, "does not exist")],
+)
+def test_bad_input_is_one_line_and_exit_code_one(tmp_path: Path, text: str | None, message: str) -> None:
+    source = tmp_path / "in.jsonl"
+    if text is not None:
+        source.write_text(text)
+    told = assay("grade", str(source), str(tmp_path / "out.jsonl"))
+    assert told.returncode == 1 and message in told.stderr and "Traceback" not in told.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    assert "did you mean 'trapo'" in assay("explain", "trpo").stderr
+    assert "did you mean 'as_released'" in assay("explain", "trapo", "--preset", "as_relesed").stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("explain", "--help"), ("grade", "--help")])
+def test_every_command_has_help(arguments: tuple[str, ...]) -> None:
+    told = assay(*arguments)
+    assert told.returncode == 0 and "Usage" in told.stdout
