@@ -1,6 +1,6 @@
 """Make the miniature base model: tokenizer, corpus and pre-training, from nothing but this file and `world.py`.
 
-    python -m miniature.pretrain OUT          about 15 minutes on two cores
+    python -m miniature.pretrain OUT          15 to 30 minutes on two cores
 
 The result is committed under `miniature/base/`, so nobody has to wait for it; its sha256 stands in the configuration and is
 checked before use. Floating-point sums differ between processors, so another machine gets an equivalent model, not the
