@@ -4,9 +4,13 @@ snakemake --cores all                                         everything the con
 snakemake --cores all --config seeds=[0,1,2]                  the same with three seeds
 snakemake --cores all --configfile config/real_smoke.yaml     another configuration
 snakemake -n                                                  the plan only
+snakemake --cores all --config inject=mean_of_means           every row trained with a known bug (config/bugs.yaml), and marked
+snakemake --cores all bug_study                               how far each known bug moves each method
 snakemake --cores all pretrain                                the miniature base model, from scratch
 """
 
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,6 +20,8 @@ min_version("9.20")
 
 # The rules import this repository's own modules, wherever Snakemake itself is installed.
 sys.path.insert(0, workflow.basedir)
+# What the user typed; jobs are started with commands of Snakemake's own. It goes into every result's provenance.
+os.environ.setdefault("ASSAY_COMMAND", shlex.join(["snakemake", *sys.argv[1:]]))
 
 if "profile" not in config:
 

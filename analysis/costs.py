@@ -31,9 +31,8 @@ Stage = tuple[str, str, str]  # (run, seed<k>, stage): the last three folders of
 
 
 def stage_of(path: Path | str) -> Stage:
-    """The stage of a path to its folder or its done.json, wherever the results folder lies by now."""
-    parts = Path(path).parts
-    folders = parts[:-1] if parts[-1] == "done.json" else parts
+    """The stage of a path to its folder or to a JSON file in it, wherever the results folder lies by now."""
+    folders = Path(path).parts[:-1] if Path(path).suffix == ".json" else Path(path).parts
     if len(folders) < 3:
         raise ValueError(f"{path} does not name a stage: expected .../<run>/seed<k>/<stage>")
     return folders[-3], folders[-2], folders[-1]

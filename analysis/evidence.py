@@ -1,7 +1,7 @@
 """What the tables are made from, and what is missing from it, each gap with its reason."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from analysis.render import DASH, TIMES, superscript
 from analysis.statistics import arrange, summarise
 
 BASE = "base"
+BUG = "+"  # in a run's label, before the name of the bug injected on purpose
+LONG = 24  # characters of a label; a longer one breaks before its bug
 OWN_COLUMNS = ("Avg.", "95 %")  # of the main table, beside the benchmarks
 
 
@@ -35,6 +37,7 @@ class Evidence:
     """runs: in table order, base first. benchmarks: key -> display name. scores: of these runs and benchmarks only.
 
     summary: `statistics.summarise` of the complete runs, indexed by run. notes: the notes file, see `analysis.tables`.
+    certificate: the summary of the profile's certificate.
     """
 
     runs: tuple[str, ...]
@@ -42,6 +45,7 @@ class Evidence:
     scores: pd.DataFrame
     summary: pd.DataFrame
     notes: dict[str, Any]
+    certificate: str
 
     @property
     def rule(self) -> bool:
@@ -76,14 +80,21 @@ class Evidence:
         return table.mask(np.array([[self.gap(run, key) is not None for key in self.benchmarks] for run in self.runs]))
 
     def names(self, notes: Footnotes) -> list[str]:
-        """Run names, each with the footnote that the notes file holds about it (a bug injected on purpose, say)."""
+        """Run names, each with the footnote that the notes file holds about it (an injected bug, say)."""
         about = self.notes.get("runs", {})
-        return [run + (notes.mark(about[run]) if run in about else "") for run in self.runs]
+        texts = [run.replace(BUG, "\n" + BUG) if len(run) > LONG else run for run in self.runs]
+        return [text + (notes.mark(about[run]) if run in about else "") for run, text in zip(self.runs, texts, strict=True)]
+
+    def certificates(self) -> pd.Series:
+        """Per run the digests of its seeds' certificates, joined by a space."""
+        seeds = self.scores.drop_duplicates(["run", "seed"]).sort_values("seed")
+        return seeds.groupby("run")["certificate"].agg(" ".join).reindex(list(self.runs))
 
     def footer(self, notes: Footnotes, *lines: str) -> tuple[str, ...]:
-        """Footnotes, the given lines, the profile."""
-        numbered = [f"{superscript(number)} {reason}." for number, reason in enumerate(notes.reasons, 1)]
-        return (*numbered, *lines, *([f"Profile: {self.notes['profile']}."] if "profile" in self.notes else []))
+        """Footnotes, the given lines, the certificate, the profile."""
+        numbered = [f"{superscript(number)} {sentence(reason)}" for number, reason in enumerate(notes.reasons, 1)]
+        profile = [f"Profile: {self.notes['profile']}."] if "profile" in self.notes else []
+        return (*numbered, *lines, f"Certificate: {self.certificate}", *profile)
 
     def seeds(self) -> str:
         """How many training seeds there are, and what the intervals therefore cover."""
@@ -105,22 +116,34 @@ class Evidence:
 
 
 def gather(
-    scores: pd.DataFrame, items: pd.DataFrame, runs: Sequence[str], benchmarks: dict[str, str], notes: dict[str, Any]
+    scores: pd.DataFrame,
+    items: pd.DataFrame,
+    runs: Sequence[str],
+    benchmarks: dict[str, str],
+    notes: dict[str, Any],
+    certificate: dict[str, Any],
 ) -> Evidence:
-    """Put base first and summarise the complete runs against the first.
+    """Put base first and summarise the complete runs against the first. certificate: the profile's, as read.
 
-    Raises ValueError if a row or column is named twice, a benchmark was never graded, no run is complete, or scores and
-    items are of different grades.
+    Raises ValueError if a row or column is named twice, a benchmark was never graded, no run is complete, scores and
+    items are of different grades, a score is of a stage outside the certificate, or a bug lacks its footnote.
     """
     for kind, names in (("run", list(runs)), ("benchmark name", [*benchmarks.values(), *OWN_COLUMNS])):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{kind} {repeated[0]!r} stands twice in one table: give each its own")
+    if bare := [run for run in runs if BUG in run and not notes.get("runs", {}).get(run, "").strip()]:
+        raise ValueError(f"run {bare[0]!r} has an injected bug, but `runs` in the notes does not say so: add its footnote")
+    if "certificate" not in scores:
+        raise ValueError("the scores have no column certificate: write them again with analysis.scores")
     ordered = tuple(sorted(runs, key=lambda run: run != BASE))
     if unknown := sorted(set(benchmarks) - set(scores["benchmark"])):
         known = ", ".join(sorted(set(scores["benchmark"])))
         raise ValueError(f"benchmark {unknown[0]!r} is not in the scores: choose among {known}, or evaluate it")
     scores = scores[scores["run"].isin(ordered) & scores["benchmark"].isin(list(benchmarks))]
-    evidence = Evidence(ordered, benchmarks, scores, pd.DataFrame(), notes)
+    certified = {stage["digest"] for stage in certificate["stages"]}
+    if foreign := sorted(set(scores["run"][~scores["certificate"].isin(certified)])):
+        raise ValueError(f"the scores of run {foreign[0]!r} are of a stage outside the certificate: write both again")
+    evidence = Evidence(ordered, benchmarks, scores, pd.DataFrame(), notes, certificate["summary"])
     complete = [run for run in ordered if evidence.average_gap(run) is None]
     if not complete:
         raise ValueError(f"no run of {', '.join(ordered)} is graded on all of {', '.join(benchmarks)}: evaluate one")
@@ -128,9 +151,13 @@ def gather(
     apart = (evidence.means("accuracy").loc[complete].mean(axis=1) - summary["mean"]).abs().max()
     if apart > 1e-6:
         raise ValueError(f"scores and items disagree by {apart:.2g} points: write both again with analysis.scores")
-    return Evidence(ordered, benchmarks, scores, summary, notes)
+    return replace(evidence, summary=summary)
 
 
 def unmarked(cells: pd.DataFrame) -> pd.DataFrame:
     """The marks of a table in which no cell is set apart."""
     return pd.DataFrame("", index=cells.index, columns=cells.columns)
+
+
+def sentence(value: str | list[str]) -> str:
+    return (value if isinstance(value, str) else "; ".join(value)).rstrip(".") + "."

@@ -2,6 +2,7 @@
 
     results/<profile>/<run>/seed<k>/eval/<benchmark>.grades.jsonl   ->   results/<profile>/{scores,items}.csv
 
+Beside each score stands the digest of its checkpoint's certificate: a number without one is refused.
 Every number of every later table is a mean of rows of `items.csv`. Comparing runs makes sense only if they answered the
 same problems equally often, so anything else is refused here, before a number exists.
 """
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from analysis.certificate import read_stage
 
 SUFFIX = ".grades.jsonl"
 FIELDS = ("problem_id", "sample", "correct", "status", "tokens", "finish_reason")
@@ -122,17 +125,47 @@ def collect(paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(scores), pd.concat(items, ignore_index=True)
 
 
+def add_certificates(scores: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
+    """The scores with the column `certificate`: the digest in the file at .../<run>/seed<k>/<stage>/certificate.json.
+
+    Raises ValueError if a run and seed of the scores has none, or two.
+    """
+    digests: dict[tuple[str, int], str] = {}
+    for path in paths:
+        if run_and_seed(path) in digests:
+            raise ValueError(f"{path} is a second certificate of its run and seed: pass that of the final stage alone")
+        digests[run_and_seed(path)] = read_stage(path)["digest"]
+    keys = list(zip(scores["run"], scores["seed"], strict=True))
+    if missing := [key for key in keys if key not in digests]:
+        run, seed = missing[0]
+        raise ValueError(f"run {run!r}, seed {seed} is graded but has no certificate: pass that of its final stage")
+    return scores.assign(certificate=[digests[key] for key in keys])
+
+
 def read_table(path: Path) -> pd.DataFrame:
-    """A table written by this module. Names stay text: a run called `nan` or a problem called `007` is what it says."""
-    return pd.read_csv(path, dtype={"run": str, "benchmark": str, "problem_id": str}, keep_default_na=False)
+    """A table written by this module. Names stay text: a run called `nan` or a problem called `007` is what it says.
+
+    So do digests: `12e4567890123456` is not a number.
+    """
+    texts = dict.fromkeys(("run", "benchmark", "problem_id", "certificate"), str)
+    return pd.read_csv(path, dtype=texts, keep_default_na=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.scores", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("grades", nargs="+", type=Path, help=f".../<run>/seed<k>/eval/<benchmark>{SUFFIX}")
+    parser.add_argument(
+        "--certificates",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="of every run and seed, .../<run>/seed<k>/<final stage>/certificate.json",
+    )
     parser.add_argument("--out", required=True, type=Path, help="the scores table; items.csv is written beside it")
     arguments = parser.parse_args(argv)
     scores, items = collect(arguments.grades)
+    scores = add_certificates(scores, arguments.certificates)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(arguments.out, index=False, float_format="%.10g")
     items.to_csv(arguments.out.with_name("items.csv"), index=False, float_format="%.10g")

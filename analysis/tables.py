@@ -7,23 +7,25 @@
 
 A number that does not exist prints as a dash with the reason below the table, never as 0.
 
-The notes file is a JSON object. `profile` ends every table; `runs` maps a run to a footnote it carries in every table
-(a bug injected on purpose); any other key (`template`, `grader`, `certificate`, ...) holds a text or a list of texts
-for the footer of the main table.
+The notes file is a JSON object. `profile` ends every table; `runs` maps a run to a footnote it carries in every table,
+and a run with an injected bug (`grpo+stale_weights`) is refused without one; any other key (`template`, `grader`, ...)
+holds a text or a list of texts for the footer of the main table. The summary of the certificate stands under each.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import render
+from analysis.certificate import read_certificate
 from analysis.costs import cost_table
-from analysis.evidence import OWN_COLUMNS, Evidence, Footnotes, gather, unmarked
+from analysis.evidence import BUG, OWN_COLUMNS, Evidence, Footnotes, gather, sentence, unmarked
 from analysis.render import DASH, Table, signed
 from analysis.scores import read_table
 from analysis.statistics import REPLICATES
@@ -32,9 +34,9 @@ CAPTION = "Accuracy by method and benchmark."
 OWN_NOTES = ("profile", "runs")  # notes with a place of their own
 
 
-def best_marks(printed: pd.Series) -> list[str]:
-    """The marks "best" and "second" of a column as printed: equal digits share a mark; a dash has none."""
-    values = pd.to_numeric(printed, errors="coerce")
+def best_marks(printed: pd.Series, runs: Sequence[str]) -> list[str]:
+    """The marks "best" and "second" of a column as printed: equal digits share a mark; a dash or a bug has none."""
+    values = pd.to_numeric(printed, errors="coerce").where(np.array([BUG not in run for run in runs]))
     names = dict(zip(sorted(set(values.dropna()), reverse=True), ("best", "second"), strict=False))
     return [names.get(value, "") for value in values]
 
@@ -51,24 +53,22 @@ def main_table(evidence: Evidence, caption: str) -> Table:
         cells[display] = notes.column([f"{value:.1f}" for value in accuracy[benchmark]], gaps)
     average, spread = OWN_COLUMNS
     cells[average] = notes.column([f"{value:.1f}" for value in summary["mean"]], evidence.average_gaps())
-    marks = cells.apply(best_marks)
+    marks = cells.apply(best_marks, runs=evidence.runs)
     cells[spread] = ["" if pd.isna(value) else f"±{value:.1f}" for value in half]
     marks[spread] = "small"
     numbers = accuracy.assign(average=summary["mean"], low=summary["low"], high=summary["high"], half_width=half)
     numbers.insert(0, "seeds", summary["seeds"].astype("Int64"))
+    numbers["certificates"] = evidence.certificates()
+    unranked = " Runs with an injected bug are not ranked." if any(BUG in run for run in evidence.runs) else ""
     footer = evidence.footer(
         notes,
         "Accuracy in points: mean over problems of the mean over samples, averaged over training seeds. Avg.: "
-        "unweighted mean of the benchmarks. Best and second of each column are marked; equal printed digits share.",
+        "unweighted mean of the benchmarks. Best and second of each column are marked; equal printed digits share." + unranked,
         f"±: half of the 95 % interval of Avg., hierarchical bootstrap, {REPLICATES:,} replicates. {evidence.seeds()}",
         evidence.sizes(),
-        *(f"{key.capitalize()}: {_sentence(text)}" for key, text in evidence.notes.items() if key not in OWN_NOTES),
+        *(f"{key.capitalize()}: {sentence(text)}" for key, text in evidence.notes.items() if key not in OWN_NOTES),
     )
     return Table("main", caption, cells, marks, numbers, footer, evidence.rule)
-
-
-def _sentence(value: str | list[str]) -> str:
-    return (value if isinstance(value, str) else "; ".join(value)).rstrip(".") + "."
 
 
 def interval_table(evidence: Evidence) -> Table:
@@ -123,6 +123,11 @@ def response_table(evidence: Evidence) -> Table:
     return Table("responses", caption, cells, unmarked(cells), numbers, footer, evidence.rule)
 
 
+def named(pairs: Iterable[str]) -> dict[str, str]:
+    """key -> name of `KEY=NAME`; a key alone is its own name."""
+    return {key: name or key for key, _, name in (pair.partition("=") for pair in pairs)}
+
+
 def read_notes(path: Path | None) -> dict[str, Any]:
     """The notes file; {} without one. Raises ValueError naming a note that is neither a text nor a list of texts."""
     notes = json.loads(path.read_text(encoding="utf-8")) if path else {}
@@ -141,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--done", required=True, nargs="+", type=Path, metavar="FILE", help="every stage's done.json")
     parser.add_argument("--runs", required=True, nargs="+", metavar="RUN", help="rows in order; base goes first")
     parser.add_argument("--benchmarks", nargs="+", metavar="KEY=NAME", help="columns in order (default: all, by key)")
+    parser.add_argument("--certificate", required=True, type=Path, help="the profile's, of analysis.certificate")
     parser.add_argument("--notes", type=Path, help="JSON notes for the footers, see above")
     parser.add_argument("--caption", default=CAPTION, help="of the main table (default: %(default)s)")
     parser.add_argument("--out-dir", required=True, type=Path, help="where the tables go")
@@ -148,10 +154,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     scores = read_table(arguments.scores)
-    pairs = [item.partition("=") for item in arguments.benchmarks or scores["benchmark"].unique()]
-    benchmarks = {key: name or key for key, _, name in pairs}
-    notes = read_notes(arguments.notes)
-    evidence = gather(scores, read_table(arguments.items), arguments.runs, benchmarks, notes)
+    benchmarks = named(arguments.benchmarks or scores["benchmark"].unique())
+    notes, certificate = read_notes(arguments.notes), read_certificate(arguments.certificate)
+    evidence = gather(scores, read_table(arguments.items), arguments.runs, benchmarks, notes, certificate)
     main_one = main_table(evidence, arguments.caption)
     for table in (main_one, interval_table(evidence), response_table(evidence), cost_table(evidence, arguments.done)):
         render.write(table, arguments.out_dir)

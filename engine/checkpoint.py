@@ -1,4 +1,4 @@
-"""Resumable checkpoints of a stage: whole or absent, and used only by the very stage that wrote them.
+"""Resumable checkpoints of a stage: whole or absent, on the disk before they count, and refused by any other stage.
 
 state/step-000020/      DeepSpeed's shards and about.json: identity, step, the method's memory, sha256 of every file
 """
@@ -16,7 +16,7 @@ KEPT = 2  # the newest ones
 
 
 def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory: dict[str, Any]) -> None:
-    """Write the checkpoint after `step` updates under a temporary name, then rename it and drop the old ones.
+    """Write the checkpoint after `step` updates under a temporary name, wait for the disk, rename it, drop the old ones.
 
     Raises ValueError if the method keeps something in its memory that is not a JSON value.
     """
@@ -27,27 +27,38 @@ def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory:
     trainer.save(temporary)
     files = {str(p.relative_to(temporary)): record.file_sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
     record.write_json(temporary / "about.json", {"identity": identity, "step": step, "memory": memory, "files": files})
+    record.sync(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+    record.sync(state)
     for old in sorted(state.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
 
 def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[Path, dict[str, Any]] | None:
-    """The newest usable checkpoint with its about.json. What is passed over is said in a warning: one of another stage, one
-    with a damaged file, one whose lines of metrics are missing."""
+    """The newest usable checkpoint with its about.json; None if there is none.
+
+    One that is incomplete, damaged or ahead of the metrics is passed over for the one before, with a warning. One that another
+    configuration wrote raises ValueError naming what differs: its work is not thrown away, and not continued as something else.
+    """
     for folder in sorted(state.glob("step-*"), reverse=True):
         if not (folder / "about.json").exists():
-            log.warning("not using the checkpoint %s: incomplete", folder)
+            log.warning("not using the checkpoint %s: it is incomplete; trying the one before", folder)
             continue
-        about = json.loads((folder / "about.json").read_text())
-        changed = [key for key in identity if about["identity"].get(key) != identity[key]]
-        if changed:
-            log.warning("not using the checkpoint %s: it was made with another %s", folder, ", ".join(changed))
-            continue
+        about = record.read_json(folder / "about.json")
+        if changed := record.differences(about["identity"], identity):
+            raise ValueError(
+                f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. Restore what changed to continue "
+                f"it, or delete {state} to start over"
+            )
         broken = [name for name, sha in about["files"].items() if not _is(folder / name, sha)]
-        if broken or updates_logged < about["step"]:
-            log.warning("not using the checkpoint %s: damaged or without its metrics (%s)", folder, ", ".join(broken))
+        if broken:
+            log.warning("not using the checkpoint %s: damaged (%s); trying the one before", folder, ", ".join(broken))
+            continue
+        if updates_logged < about["step"]:
+            log.warning(
+                "not using the checkpoint %s: only %d updates are logged; trying the one before", folder, updates_logged
+            )
             continue
         return folder, about
     return None

@@ -2,6 +2,7 @@
 
 assay explain METHOD              what a method asks for and what it learns from, without a model
 assay grade IN.jsonl OUT.jsonl    grade your own completions with the grader every table uses
+assay verify PATH                 whether results still are what was written, and could be made again
 """
 
 import sys
@@ -12,6 +13,7 @@ import typer
 
 from engine import explain as explaining
 from engine import record
+from engine import verify as verifying
 from engine.methods import MATCHED
 
 app = typer.Typer(
@@ -59,6 +61,24 @@ def grade(
         ),
     )
     typer.echo(f"{sum(grade.correct for grade in grades)} of {len(grades)} correct, written to {out}")
+
+
+@app.command(epilog="Example: assay verify results/miniature")
+def verify(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="a folder of results, a stage's folder, or one done.json or provenance.json")
+    ],
+) -> None:
+    """Recompute the digests in every record under PATH and say what no longer matches.
+
+    Either a result was changed, or the sources it was made from were: code, data, packages. Run it in the repository's root.
+    Exit code 1 if anything differs.
+    """
+    report = verifying.verify(path)
+    for line in report.lines():
+        typer.echo(line)
+    if report.findings:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
     python -m engine.evaluate generate --spec '{...}' --out results/miniature/RUN/seed0/eval
     python -m engine.evaluate grade SAMPLES.jsonl GRADES.jsonl
+    python -m engine.evaluate golds DATA.jsonl OUT.json      the grader's self-check on the gold answers of a data file
 
 Every sample of every problem has its own seed, from (run seed, benchmark, problem, sample); raising the number of samples
 keeps the earlier ones.
@@ -10,12 +11,13 @@ keeps the earlier ones.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine import data, record, seeds
 from engine.explore import Request
-from engine.grade import Grader
-from engine.stage import log, start_logging
+from engine.grade import Grader, grader_version
+from engine.stage import checked_weights, log, start_logging
 from engine.words import Sample
 
 
@@ -29,6 +31,7 @@ def generate(spec: dict, out: Path) -> None:
 
     transformers_logging.disable_progress_bar()
     source, settings = Path(spec["checkpoint"]) / "model", spec["evaluation"]
+    checked_weights(source.parent)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
     template = data.Template.read(Path(spec["template"]))
@@ -85,6 +88,40 @@ def grade(samples: Path, out: Path) -> None:
     )
 
 
+def golds(source: Path, out: Path, known: Sequence[str]) -> None:
+    """Grade every gold answer of a data file against itself, and list those that can only be compared as text.
+
+    `known`: ids of golds that are known not to grade as correct. Raises ValueError if another one does not, or if a known one
+    is not in the file or grades as correct after all.
+    """
+    rows = data.read_rows(source)
+    answers = [str(row["answer"]) for row in rows]
+    with Grader() as grader:
+        grades = grader.grade([(f"\\boxed{{{answer}}}", answer) for answer in answers])
+        unread = set(grader.unread(list(dict.fromkeys(answers))))
+    wrong = [
+        {"id": row["id"], "gold": str(row["answer"]), "status": grade.status}
+        for row, grade in zip(rows, grades, strict=True)
+        if not grade.correct
+    ]
+    unexpected = sorted({row["id"] for row in wrong} ^ set(known))
+    found = {
+        "name": source.stem,
+        "golds": len(rows),
+        "wrong": wrong,
+        "known": list(known),
+        "text_only": [{"id": row["id"], "gold": str(row["answer"])} for row in rows if str(row["answer"]) in unread],
+        "grader": grader_version(),
+        "passed": not unexpected,
+    }
+    record.write_json(out, found)
+    if unexpected:
+        raise ValueError(
+            f"grader self-check of {source}: a gold answer must be correct against itself, except those of known_golds; it is "
+            f"otherwise for {len(unexpected)}: {', '.join(unexpected[:10])}. Mend the data, or correct known_golds of this file"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Sample a checkpoint on benchmarks, or grade samples.")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -96,11 +133,17 @@ def main() -> int:
     grading = verbs.add_parser("grade", help="grade one file of samples")
     grading.add_argument("samples", type=Path)
     grading.add_argument("grades", type=Path)
+    checking = verbs.add_parser("golds", help="the grader's self-check on one data file")
+    checking.add_argument("source", type=Path)
+    checking.add_argument("out", type=Path)
+    checking.add_argument("--known", nargs="*", default=[], metavar="ID", help="golds known not to grade as correct")
     args = parser.parse_args()
     start_logging()
     try:
         if args.verb == "generate":
             generate(args.spec, args.out)
+        elif args.verb == "golds":
+            golds(args.source, args.out, args.known)
         else:
             grade(args.samples, args.grades)
     except (ValueError, OSError) as error:

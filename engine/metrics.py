@@ -8,7 +8,12 @@ from engine.explore import Exploration
 from engine.words import Problem, Rollout
 
 COUNTED = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "rounds")
-TIMED = ("seconds_explore", "seconds_update")
+PHASES: tuple[str, ...] = (
+    "explore",
+    "update",
+    "checkpoint",
+    "checks",
+)  # what a stage spends its time on; the rest is starting up
 
 
 def summary(found: Exploration) -> dict[str, Any]:
@@ -46,12 +51,13 @@ def mean(values: list[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def costs(rows: Sequence[dict], parameters: int, device: str) -> dict[str, float]:
+def costs(rows: Sequence[dict], timings: Sequence[dict], parameters: int, device: str) -> dict[str, float]:
     """The costs of a stage, summed over its updates: tokens, rounds of generation that wait for one another, seconds, FLOPs
     (2N per sampled, 6N per trained token, N all parameters), and GPU-hours (0 on a CPU)."""
     total: dict[str, float] = {name: sum(row[name] for row in rows) for name in COUNTED}
-    total |= {name: round(sum(row[name] for row in rows), 1) for name in TIMED}
-    total["seconds"] = round(total["seconds_explore"] + total["seconds_update"], 1)
+    phases = {f"seconds_{phase}": sum(row[f"seconds_{phase}"] for row in timings) for phase in PHASES}
+    total |= {name: round(seconds, 1) for name, seconds in phases.items()}
+    total["seconds"] = round(sum(phases.values()), 1)
     trained = total["trained_tokens_own"] + total["trained_tokens_expert"]
     total["flops"] = parameters * (2 * total["sampled_tokens"] + 6 * trained)
     total["gpu_hours"] = 0.0 if device == "cpu" else round(total["seconds"] / 3600, 4)

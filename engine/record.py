@@ -4,10 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("assay")
 
 
 def digest(value: Any) -> str:
@@ -23,6 +26,29 @@ def file_sha256(path: Path) -> str:
 def fingerprint(folder: Path, pattern: str = "**/*.py") -> str:
     """Digest of a folder's source files, by name and content. Snakemake does not watch imported modules; this does."""
     return digest({str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.glob(pattern))})
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two nested values, by name: ["spec.train.updates was 40 and is 50"]."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)]
+    return [] if old == new else [f"{name} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:18] + "..."
+
+
+def sync(folder: Path) -> None:
+    """Wait until the disk has a folder's files and their names."""
+    for path in (*(p for p in folder.rglob("*") if p.is_file()), *(p for p in folder.rglob("*") if p.is_dir()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,11 +85,30 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
+def read_json(path: Path) -> Any:
+    """A JSON file's value. Raises ValueError naming the file if it is broken."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run what wrote it again") from error
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Add a line to a log and wait until the disk has it."""
+    with path.open("a") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def whole_rows(path: Path) -> list[dict]:
-    """The rows of a log that a killed process may have cut short: a half-written last line is dropped."""
+    """The rows of a log that a killed process may have cut short: a half-written last line is dropped, with a warning."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    *lines, rest = path.read_text().split("\n")
+    if rest:
+        log.warning("%s: dropping its half-written last line, %r", path, rest[:80])
+    return [json.loads(line) for line in lines]
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Trajectories into tensors, aligned to the token being predicted, and cut into micro-batches.
 
-One row per trajectory, padded on the right. With L tokens in the longest row of a micro-batch there are T = L - 1 predicted
-tokens: position t of every [B, T] field is about predicting token t + 1. For the trajectory of `engine/words.py`, prompt
-11 12 13 14, expert prefix 21 22, generated 31 32 33 (log-probs -.1 -2.3 -.7, advantage .5):
+One row per trajectory, padded on the right (the forward pass may leave the padding out; what a loss sees stays the same).
+With L tokens in the longest row of a micro-batch there are T = L - 1 predicted tokens: position t of every [B, T] field is
+about predicting token t + 1. For the trajectory of `engine/words.py`, prompt 11 12 13 14, expert prefix 21 22, generated
+31 32 33 (log-probs -.1 -2.3 -.7, advantage .5):
 
     input_ids   11 12 13 14 21 22 31 32 33
     predicted      12 13 14 21 22 31  32   33
@@ -37,10 +38,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass: input_ids [B, L], the view for the loss [B, T = L - 1], and how many of the rows are trajectories
-    (0 for the filling that keeps ranks in step)."""
+    """One forward pass: input_ids [B, L], each row's length without padding [B], the view for the loss [B, T = L - 1], and how
+    many of the rows are trajectories (0 for the filling that keeps ranks in step)."""
 
     input_ids: Tensor
+    lengths: Tensor
     tokens: Tokens
     trajectories: int
 
@@ -77,7 +79,7 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
                 old_logp[row, here] = torch.tensor(segment.logp, dtype=dtype)
     fields = (old_logp, advantage, expert, trained, response)
     shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *(field[:, 1:] for field in fields))
-    return MicroBatch(input_ids, shifted, len(trajectories))
+    return MicroBatch(input_ids, torch.tensor([length(t) for t in trajectories]), shifted, len(trajectories))
 
 
 def micro_batches(

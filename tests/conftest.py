@@ -9,11 +9,34 @@ from pathlib import Path
 
 import pytest
 
+from engine import record
 from engine.words import Problem
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "methods"
 SHARED = ROOT.parent / "shared"
+
+
+TRAIN = {
+    "updates": 4,
+    "prompts_per_update": 3,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup_updates": 0,
+    "weight_decay": 0.0,
+    "betas": [0.9, 0.999],
+    "clip_gradient": 1.0,
+    "temperature": 1.0,
+    "max_prompt_tokens": 64,
+    "max_response_tokens": 64,
+    "micro_batch_tokens": 512,
+    "sample_batch_tokens": 8192,
+    "zero_stage": 2,
+    "checkpoint_every": 2,
+    "min_finished": 0.5,
+    "dtype": "float32",
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +52,28 @@ def problem() -> Problem:
     first = (21, 22, 23, 20, 24, 25, 20, 26, 27, 2)
     second = (31, 32, 33, 34, 35, 36, 37, 38, 39, 2)
     return Problem("p", (11, 12, 13, 14), "5", (first, second), ((3, 6), ()))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict:
+    """A TRAPO stage of four updates; its parent is the base model, published as a stage."""
+    from engine.stage import run
+    from miniature.world import training_rows
+
+    rows = [row for row, _ in zip(training_rows(), range(12), strict=False)]
+    record.write_rows(tmp_path / "train.jsonl", rows)
+    base = {
+        "run": "base",
+        "seed": 0,
+        "stage": "base",
+        "inject": None,
+        "method": None,
+        "parent": None,
+        "model": {"path": str(ROOT / "miniature" / "base")},
+        "data": str(tmp_path / "train.jsonl"),
+        "template": str(ROOT / "config" / "templates" / "miniature.txt"),
+        "train": TRAIN,
+    }
+    run(base, tmp_path / "base")
+    method = {"name": "trapo", "folder": str(METHODS), "settings": {}}
+    return {**base, "run": "trapo", "stage": "trapo", "method": method, "parent": str(tmp_path / "base")}

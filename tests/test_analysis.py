@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import figures, scores
+from analysis.certificate import digest, read_stage
 from analysis.costs import run_costs
 from analysis.statistics import Results, arrange, bootstrap, interval, seed_interval, summarise
 
@@ -52,6 +53,23 @@ def write_done(root: Path, run: str, seed: int, stage: str, parents: list[str], 
     return path
 
 
+def write_certificate(
+    root: Path, run: str, seed: int, stage: str = "train", fails: tuple[str, ...] = (), **fields: object
+) -> Path:
+    """Two checks, a probe and a canary; those in `fails` failed. `fields` replace what else the record says."""
+    path = root / run / f"seed{seed}" / stage / "certificate.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checks = [
+        {"name": name, "status": "failed" if name in fails else "passed", "measured": value, "limit": limit, "remedy": remedy}
+        for name, value, limit, remedy in (("probe", "3 of 3", "all", "set the boundary"), ("canary", "1e-7", "1e-4", "sync"))
+    ]
+    record = {"run": run, "seed": seed, "stage": stage, "inject": run.partition("+")[2] or None, "passed": not fails}
+    record |= {"configuration": {"deepspeed": "0.19.8", "zero_stage": 2, "ranks": 1, "dtype": "float32"}, "checks": checks}
+    record |= {"parents": []} | fields
+    path.write_text(json.dumps({"digest": digest(record)} | record))
+    return path
+
+
 def results(runs: dict[str, list[np.ndarray]]) -> Results:
     """Results from one [S, n] array in points per benchmark; seeds are 0, 1, ..."""
     benchmarks = tuple(f"b{i}" for i in range(len(next(iter(runs.values())))))
@@ -85,8 +103,10 @@ def test_a_score_is_the_mean_over_problems_of_the_mean_over_samples(tmp_path: Pa
 
 def test_the_command_writes_both_tables_and_keeps_names_as_text(tmp_path: Path) -> None:
     path = write_grades(tmp_path, "nan", 0, "sums", {"007": "ccw", "NA": "www"})
-    scores.main([str(path), "--out", str(tmp_path / "out" / "scores.csv")])
+    certificate = write_certificate(tmp_path, "nan", 0)
+    scores.main([str(path), "--certificates", str(certificate), "--out", str(tmp_path / "out" / "scores.csv")])
     table = scores.read_table(tmp_path / "out" / "scores.csv")
+    assert table["certificate"].tolist() == [read_stage(certificate)["digest"]]
     items = scores.read_table(tmp_path / "out" / "items.csv")
     assert table["run"].tolist() == ["nan"]
     assert table["accuracy"].tolist() == pytest.approx([100 / 3])
@@ -146,6 +166,26 @@ def test_a_file_given_twice_or_lying_elsewhere_is_refused(tmp_path: Path) -> Non
         scores.collect([path, write_grades(tmp_path / "b", "grpo", 0, "sums", {"p": "c"})])
     with pytest.raises(ValueError, match=r"expected .*/<run>/seed<k>/"):
         scores.run_and_seed(tmp_path / "sums.grades.jsonl")
+
+
+def test_each_score_carries_the_digest_of_its_own_run_and_seed(tmp_path: Path) -> None:
+    places = [("grpo", 0), ("grpo", 1), ("sft", 0)]
+    table, _ = scores.collect([write_grades(tmp_path, run, seed, "sums", {"p": "c"}) for run, seed in places])
+    paths = [write_certificate(tmp_path, run, seed) for run, seed in places]
+    digests = [json.loads(path.read_text())["digest"] for path in paths]
+    assert len(set(digests)) == 3
+    assert scores.add_certificates(table, paths[::-1])["certificate"].tolist() == digests
+    with pytest.raises(ValueError, match="run 'grpo', seed 1 is graded but has no certificate"):
+        scores.add_certificates(table, [paths[0], paths[2]])
+    second = write_certificate(tmp_path, "grpo", 1, "earlier")
+    with pytest.raises(ValueError, match=r"earlier.*second certificate.*final stage"):
+        scores.add_certificates(table, [*paths, second])
+
+
+def test_a_digest_stays_text_whatever_number_it_looks_like(tmp_path: Path) -> None:
+    for text in ("1234567890123456", "12e4567890123456", "0000000000000012"):
+        pd.DataFrame([{"run": "sft", "certificate": text}]).to_csv(tmp_path / "scores.csv", index=False)
+        assert scores.read_table(tmp_path / "scores.csv")["certificate"].tolist() == [text]
 
 
 # Statistics

@@ -1,5 +1,6 @@
 """The command `assay`: what it prints, and one line with exit code 1 for a mistake in the input."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import provenance
 from tests.conftest import ROOT
 
 
@@ -59,7 +61,34 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
     assert "did you mean 'as_released'" in assay("explain", "trapo", "--preset", "as_relesed").stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("explain", "--help"), ("grade", "--help")])
+def test_verify_says_what_was_checked_and_what_changed(tmp_path: Path) -> None:
+    table, result, forged = tmp_path / "main.csv", "accuracy\n61.9\n", "accuracy\n99.9\n"
+    table.write_text(result)
+    provenance.write(tmp_path / "provenance.json", [], [table], started=0.0)
+    told = assay("verify", str(tmp_path))
+    assert (told.returncode, told.stdout) == (0, "checked 1 record, 2 files: all match\n")
+    assert "verify: 100%" in told.stderr
+    table.write_text(forged)
+    told = assay("verify", str(tmp_path))
+    heading, finding, summary = told.stdout.splitlines()
+    assert told.returncode == 1 and heading.startswith("result changed")
+    expected, found = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (result, forged))
+    assert finding == f"  output {table}: expected {expected}, found {found} ({tmp_path / 'provenance.json'})"
+    assert summary == "checked 1 record, 2 files: 1 of 2 files no longer match"
+
+
+def test_verify_without_a_record_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+    for path, state in (
+        (tmp_path, "holds no record"),
+        (tmp_path / "none", "does not exist"),
+        (ROOT / "README.md", "is not a record"),
+    ):
+        told = assay("verify", str(path))
+        assert told.returncode == 1 and state in told.stderr and "give a folder that a run wrote" in told.stderr
+        assert "Traceback" not in told.stderr and not told.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("explain", "--help"), ("grade", "--help"), ("verify", "--help")])
 def test_every_command_has_help(arguments: tuple[str, ...]) -> None:
     told = assay(*arguments)
     assert told.returncode == 0 and "Usage" in told.stdout

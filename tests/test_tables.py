@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import render, scores, tables
+from analysis import certificate, render, scores, tables
+from analysis.certificate import assemble, read_stage
 from analysis.costs import cost_table
 from analysis.evidence import Evidence, gather
-from tests.test_analysis import write_done, write_grades
+from tests.test_analysis import write_certificate, write_done, write_grades
 
 DASH = render.DASH
 NAMES = {"sums": "Sums", "words": "Words"}
@@ -28,7 +29,9 @@ def evidence(root: Path, verdicts: dict[str, list[tuple[str, str]]], **notes: ob
         if letters
     ]
     table, items = scores.collect(paths)
-    return gather(table, items, list(verdicts), NAMES, notes)
+    stages = [write_certificate(root, run, seed) for run, seeds in verdicts.items() for seed in range(len(seeds))]
+    table = scores.add_certificates(table, stages)
+    return gather(table, items, list(verdicts), NAMES, notes, assemble([read_stage(path) for path in stages], []))
 
 
 def test_the_main_table_by_hand(tmp_path: Path) -> None:
@@ -97,16 +100,23 @@ def test_differences_are_to_the_first_row(tmp_path: Path) -> None:
 
 def test_what_cannot_make_one_table_is_refused(tmp_path: Path) -> None:
     table, items = scores.collect([write_grades(tmp_path, "sft", 0, "sums", {"p": "c", "q": "w"})])
+    path = write_certificate(tmp_path, "sft", 0)
+    with pytest.raises(ValueError, match="no column certificate"):
+        gather(table, items, ["sft"], {"sums": "Sums"}, {}, assemble([read_stage(path)], []))
+    table, known = scores.add_certificates(table, [path]), assemble([read_stage(path)], [])
+    assert gather(table, items, ["sft"], {"sums": "Sums"}, {}, known).certificate == known["summary"]
     with pytest.raises(ValueError, match="disagree by 10 points"):
-        gather(table.assign(accuracy=60.0), items, ["sft"], {"sums": "Sums"}, {})
+        gather(table.assign(accuracy=60.0), items, ["sft"], {"sums": "Sums"}, {}, known)
     with pytest.raises(ValueError, match="run 'sft' stands twice"):
-        gather(table, items, ["sft", "sft"], {"sums": "Sums"}, {})
+        gather(table, items, ["sft", "sft"], {"sums": "Sums"}, {}, known)
     with pytest.raises(ValueError, match=r"benchmark name 'Avg\.' stands twice"):
-        gather(table, items, ["sft"], {"sums": "Avg."}, {})
+        gather(table, items, ["sft"], {"sums": "Avg."}, {}, known)
     with pytest.raises(ValueError, match="'words' is not in the scores"):
-        gather(table, items, ["sft"], NAMES, {})
+        gather(table, items, ["sft"], NAMES, {}, known)
     with pytest.raises(ValueError, match="no run of grpo is graded"):
-        gather(table, items, ["grpo"], {"sums": "Sums"}, {})
+        gather(table, items, ["grpo"], {"sums": "Sums"}, {}, known)
+    with pytest.raises(ValueError, match="scores of run 'sft' are of a stage outside the certificate"):
+        gather(table.assign(certificate="0" * 16), items, ["sft"], {"sums": "Sums"}, {}, known)
 
 
 def test_costs_print_units_and_never_a_false_zero(tmp_path: Path) -> None:
@@ -129,21 +139,62 @@ def test_costs_print_units_and_never_a_false_zero(tmp_path: Path) -> None:
     assert table.numbers.loc["grpo", "sampled_tokens"] == 12_345_678
 
 
-def test_notes_reach_the_footer_and_mark_their_run(tmp_path: Path) -> None:
-    notes = {
-        "profile": "mini",
-        "certificate": ["probe ok", "canary ok"],
-        "runs": {"sft": "dropped micro-batch injected"},
-    }
+def every_table(made: Evidence, root: Path) -> list[render.Table]:
+    done = [write_done(root, run, 0, "train", []) for run in made.runs]
+    return [
+        *(tables.main_table(made, "Caption."), tables.interval_table(made), tables.response_table(made)),
+        cost_table(made, done),
+    ]
+
+
+def test_notes_and_the_certificate_end_every_table_and_mark_their_run(tmp_path: Path) -> None:
+    notes = {"profile": "mini", "grader": ["assay-1", "math_verify 0.9.0"], "runs": {"sft": "learning_rate 0.001"}}
     made = evidence(tmp_path, {"base": [("c", "c")], "sft": [("c", "c")]}, **notes)
-    for table in (tables.main_table(made, "Caption."), tables.response_table(made)):
-        assert table.cells.index.tolist() == ["base", "sft¹"]
-        assert table.footer[0] == "¹ dropped micro-batch injected."
+    for table in every_table(made, tmp_path):
+        base, mark = (name.removeprefix("sft") for name in table.cells.index)
+        assert base == "base" and f"{mark} learning_rate 0.001." in table.footer
+        assert table.footer[-2] == f"Certificate: {made.certificate}"
         assert table.footer[-1] == "Profile: mini."
-    assert "Certificate: probe ok; canary ok." in tables.main_table(made, "Caption.").footer
+        for text in (render.to_markdown(table), render.to_latex(table), " ".join(render.to_text(table).split())):
+            assert "all checks passed in 2 of 2 stages (probe, canary)" in text
+    assert "Grader: assay-1; math_verify 0.9.0." in tables.main_table(made, "Caption.").footer
     (tmp_path / "notes.json").write_text('{"grader": 3}')
     with pytest.raises(ValueError, match="note 'grader'"):
         tables.read_notes(tmp_path / "notes.json")
+
+
+def test_main_csv_names_the_certificates_of_a_row(tmp_path: Path) -> None:
+    made = evidence(tmp_path, {"sft": [("c", "c"), ("c", "c")], "gone": []})
+    digests = [read_stage(tmp_path / "sft" / f"seed{seed}" / "train" / "certificate.json")["digest"] for seed in (0, 1)]
+    column = tables.main_table(made, "Caption.").numbers["certificates"]
+    assert column["sft"] == " ".join(digests)
+    assert pd.isna(column["gone"])
+
+
+def test_a_bug_is_marked_in_every_table_and_never_ranked(tmp_path: Path) -> None:
+    runs = {"base": [("ww", "ww")], "grpo": [("cw", "ww")], "grpo+stale_weights": [("cc", "cc")], "sft": [("cc", "cw")]}
+    made = evidence(tmp_path, runs, runs={"grpo+stale_weights": "a bug on purpose"})
+    for table in every_table(made, tmp_path):
+        mark = table.cells.index[2].removeprefix("grpo+stale_weights")
+        assert table.cells.index.tolist() == ["base", "grpo", f"grpo+stale_weights{mark}", "sft"]
+        assert mark and f"{mark} a bug on purpose." in table.footer
+    table = tables.main_table(made, "Caption.")
+    assert table.marks["Sums"].tolist() == ["", "second", "", "best"]
+    assert table.marks["Avg."].tolist() == ["", "second", "", "best"]
+    assert "Runs with an injected bug are not ranked." in "\n".join(table.footer)
+    clean = evidence(tmp_path / "clean", {"base": [("ww", "ww")]})
+    assert "not ranked" not in "\n".join(tables.main_table(clean, "Caption.").footer)
+    for notes in ({}, {"runs": {"grpo": "another run"}}, {"runs": {"grpo+stale_weights": " "}}):
+        with pytest.raises(ValueError, match=r"'grpo\+stale_weights' has an injected bug, but `runs` in the notes"):
+            evidence(tmp_path, runs, **notes)
+
+
+def test_a_long_label_breaks_before_its_bug(tmp_path: Path) -> None:
+    long = "trapo-as_released+openrlhf_loss_mean"
+    made = evidence(tmp_path, {"base": [("c", "c")], long: [("c", "c")]}, runs={long: "a bug"})
+    table = tables.main_table(made, "Caption.")
+    assert table.cells.index.tolist() == ["base", "trapo-as_released\n+openrlhf_loss_mean¹"]
+    assert table.numbers.index.tolist() == ["base", long]
 
 
 def small_table() -> render.Table:
@@ -200,6 +251,38 @@ def test_latex_by_hand() -> None:
     assert {r"\caption{Accuracy.}", r"\label{tab:assay-small}", r"\end{table}"} <= set(lines)
 
 
+def stacked_table() -> render.Table:
+    cells = pd.DataFrame({"Sums": ["-1.0\n[-2, 0]", "2.0"], "long_\nname": ["3.0", "4.0"]}, index=["a\n+bug¹", "b"])
+    marks = pd.DataFrame("", index=cells.index, columns=cells.columns)
+    return render.Table("stacked", "Accuracy.", cells, marks, cells, (), rule=False)
+
+
+def test_a_newline_breaks_the_line_of_a_cell_in_every_format() -> None:
+    assert render.to_markdown(stacked_table()).splitlines()[2:6] == [
+        "| Method     |            Sums | long_<br>name |",
+        "| :--------- | --------------: | ------------: |",
+        "| a<br>+bug¹ | -1.0<br>[-2, 0] |           3.0 |",
+        "| b          |             2.0 |           4.0 |",
+    ]
+    assert render.to_text(stacked_table()).splitlines()[2:-1] == [
+        "Method     Sums  long_",
+        "                  name",
+        "----------------------",
+        "a          -1.0    3.0",
+        "+bug¹   [-2, 0]",
+        "b           2.0    4.0",
+    ]
+    lines = render.to_latex(stacked_table()).splitlines()
+    assert lines[lines.index(r"\toprule") + 1 : lines.index(r"\bottomrule")] == [
+        r"Method & Sums & \begin{tabular}[b]{@{}r@{}}long\_\\{}name\end{tabular} \\",
+        r"\midrule",
+        r"\begin{tabular}[t]{@{}l@{}}a\\{}+bug\textsuperscript{1}\end{tabular}"
+        r" & \begin{tabular}[t]{@{}r@{}}-1.0\\{}[-2, 0]\end{tabular} & 3.0 \\",
+        r"\addlinespace",
+        r"b & 2.0 & 4.0 \\",
+    ]
+
+
 def test_latex_escapes_once_and_refuses_what_it_cannot_print() -> None:
     assert render.escape_latex(r"a_b & 50% {\x} ~^#$") == (
         r"a\_b \& 50\% \{\textbackslash{}x\} \textasciitilde{}\textasciicircum{}\#\$"
@@ -215,17 +298,25 @@ ODD = r"o&d%d_$#{}~^\<|>"
 def write_everything(root: Path) -> Path:
     """A results folder with the paper's benchmarks and a run with every special character, through the command."""
     names = {"aime24": "AIME24", "amc": "AMC", "math500": "MATH-500", "minerva": "Minerva", "olympiad": "Olympiad"}
-    grades, done = [], []
-    runs = {"base": 1, "sft_then_grpo": 2, "trapo-as_released": 2, "luffy": 2}
+    grades, done, stages = [], [], []
+    long = "trapo-as_released+openrlhf_loss_mean"
+    runs = {"base": 1, "sft_then_grpo": 2, "trapo-as_released": 2, "luffy": 2, long: 2}
     for run, seeds in runs.items():
         for seed in range(seeds):
             done.append(write_done(root, run, seed, "train", [], sampled_tokens=12_345_678 * (run != "base"), flops=1e19))
+            stages.append(write_certificate(root, run, seed, fails=("canary",) if run == long else ()))
             for place, key in enumerate(names):
                 letters = {f"p{i}": "c" if (i + place) % (2 + seed) == 0 else "w" for i in range(20)}
                 grades.append(write_grades(root, run, seed, key, letters))
-    scores.main([*map(str, grades), "--out", str(root / "scores.csv")])
-    (root / "notes.json").write_text(json.dumps({"profile": "paper", "grader": "math_verify 0.9.0", "runs": {"luffy": ODD}}))
+    scores.main([*map(str, grades), "--certificates", *map(str, stages), "--out", str(root / "scores.csv")])
+    golds = {"name": "amc", "golds": 40, "wrong": [], "known": [], "text_only": [], "grader": "assay-1", "passed": True}
+    (root / "amc.golds.json").write_text(json.dumps(golds))
+    out = root / "certificate.json"
+    certificate.main(["--stages", *map(str, stages), "--golds", str(root / "amc.golds.json"), "--out", str(out)])
+    notes = {"profile": "paper", "grader": "math_verify 0.9.0", "runs": {"luffy": ODD, long: "a bug injected on purpose"}}
+    (root / "notes.json").write_text(json.dumps(notes))
     given = ["--scores", root / "scores.csv", "--items", root / "items.csv", "--done", *done, "--runs", *runs, ODD]
+    given += ["--certificate", out]
     given += ["--benchmarks", *(f"{key}={name}" for key, name in names.items()), "--notes", root / "notes.json"]
     tables.main([str(part) for part in [*given, "--out-dir", root / "tables", "--caption", "100% of it.", "--show"]])
     return root / "tables"
@@ -237,7 +328,8 @@ def test_the_command_writes_every_table_and_shows_the_main_one(tmp_path: Path, c
     kinds = ("md", "tex", "txt", "csv")
     assert written == {f"{name}.{kind}" for name in ("main", "intervals", "responses", "costs") for kind in kinds}
     assert capsys.readouterr().out == (folder / "main.txt").read_text(encoding="utf-8")
-    assert pd.read_csv(folder / "main.csv").columns.tolist()[:3] == ["run", "seeds", "aime24"]
+    columns = pd.read_csv(folder / "main.csv").columns.tolist()
+    assert columns[:3] == ["run", "seeds", "aime24"] and columns[-1] == "certificates"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -254,3 +346,4 @@ def test_every_latex_table_compiles_without_overfull_lines(tmp_path: Path) -> No
         text = subprocess.run(["pdftotext", "all.pdf", "-"], cwd=folder, capture_output=True, text=True, check=True).stdout
         assert "100% of it." in text
         assert "o&d%d" in text
+        assert " ".join(text.split()).count("FAILED on purpose: trapo") == 4  # the certificate, under every table

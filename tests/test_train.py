@@ -12,8 +12,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import methods
+from engine.settings import Settings
 from engine.tokens import collate
-from engine.train import Settings, Trainer
+from engine.train import Trainer
 from engine.words import Problem, Rollout, Term, Trajectory, expert, own
 from tests.conftest import METHODS, ROOT
 

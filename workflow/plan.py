@@ -6,7 +6,8 @@ unknown one is answered with the nearest known one.
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +46,53 @@ def typed(value: Any, schema: dict, name: str = "") -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the results: a method under a preset. Its label `method[-preset]` names its folder."""
+    """One row of the results: a method under a preset, perhaps with a known bug injected on purpose. Its label
+    `method[-preset][+bug]` names its folder."""
 
-    label: str
     method: str
     preset: str
+    bug: str | None = None
+
+    @property
+    def clean(self) -> str:
+        """The label without the bug: where settings are looked up."""
+        return self.method if self.preset == methods.MATCHED else f"{self.method}-{self.preset}"
+
+    @property
+    def label(self) -> str:
+        return self.clean + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        return f"+{self.bug}" if self.bug else ""
 
 
 class Plan:
     """A checked configuration. Paths are relative to the repository's root, where Snakemake runs."""
 
-    def __init__(self, config: dict, schema: dict, catalogue: Path = Path("config/benchmarks.yaml")) -> None:
+    def __init__(
+        self,
+        config: dict,
+        schema: dict,
+        catalogue: Path = Path("config/benchmarks.yaml"),
+        bugs: Path = Path("config/bugs.yaml"),
+    ) -> None:
         self.config = config
         self.folder = Path(config["methods_dir"])
         self.home = Path("results") / config["profile"]
         self.seeds: list[int] = config["seeds"]
-        self.runs = [self._run(label) for label in config["runs"]]
+        self.bugs: dict[str, dict] = yaml.safe_load(bugs.read_text())
+        clean = [self.run(label) for label in config["runs"]]
+        self.runs = [self.injected(run, config["inject"]) for run in clean]
         known = yaml.safe_load(catalogue.read_text())
         for name in config["benchmarks"]:
             if name not in known:
                 raise nearest("benchmark", name, known)
         self.benchmarks: dict[str, dict] = {name: known[name] for name in config["benchmarks"]}
         for label, settings in config["overrides"].items():
-            if label not in {*config["runs"], *self._shared_runs()}:
+            if label not in {*(run.clean for run in self.runs), *self._shared_runs()}:
                 raise nearest("run in overrides:", label, config["runs"])
-            shared, _ = self._settings(self._run(label), settings)
+            shared, _ = self._settings(self.run(label), settings)
             try:
                 jsonschema.validate({**config["train"], **shared}, schema["properties"]["train"])
             except jsonschema.ValidationError as error:
@@ -77,11 +100,26 @@ class Plan:
         if not Path(config["template"]).is_file():
             raise ValueError(f"template {config['template']} does not exist; templates are in config/templates/")
 
-    def _run(self, label: str) -> Run:
-        method, _, preset = label.partition("-")
+    def run(self, label: str) -> Run:
+        """The run a label names; an unknown method, preset or bug raises ValueError with the nearest known one."""
+        clean, _, bug = label.partition("+")
+        method, _, preset = clean.partition("-")
         methods.preset(method, preset or methods.MATCHED, self.folder)
         methods.stages(method, self.folder)
-        return Run(label, method, preset or methods.MATCHED)
+        return self.injected(Run(method, preset or methods.MATCHED), bug)
+
+    def injected(self, run: Run, bug: str) -> Run:
+        """The run with a known bug switched on; the base model, which is not trained, stays as it is."""
+        if not bug or run.method == BASE:
+            return run
+        if bug not in self.bugs:
+            raise nearest("bug to inject", bug, self.bugs)
+        return replace(run, bug=bug)
+
+    def bug_study(self) -> list[Run]:
+        """Every trained run of the configuration, clean and with each known bug alone."""
+        clean = [replace(run, bug=None) for run in self.runs if run.method != BASE]
+        return [*clean, *(self.injected(run, bug) for run in clean for bug in self.bugs)]
 
     def _shared_runs(self) -> set[str]:
         """Runs that are not rows but train a stage some row starts with."""
@@ -109,31 +147,23 @@ class Plan:
         """Where a stage lives: under its own run, or under the run it is shared from."""
         if self._is_shared(run, stage):
             assert stage.method is not None
-            return self.home / stage.method / f"seed{seed}" / stage.method
+            return self.home / f"{stage.method}{run.suffix}" / f"seed{seed}" / stage.method
         return self.home / run.label / f"seed{seed}" / stage.name
 
     def final(self, label: str, seed: int | str) -> Path:
         """The folder of the checkpoint that stands for a run."""
-        run = self._run(label)
+        run = self.run(label)
         return self.stage_folder(run, self.stages(run)[-1], seed)
 
-    def done_files(self) -> list[str]:
-        """The done.json of every stage of every run and seed, shared ones once, in order of first use."""
+    def stage_folders(self, runs: Sequence[Run]) -> list[str]:
+        """The folder of every stage of these runs and all seeds, each once (some are shared), the base model's first."""
         folders = [self.final(BASE, seed) for seed in self.seeds]
-        folders += [self.stage_folder(r, s, seed) for r in self.runs for seed in self.seeds for s in self.stages(r)]
-        return list(dict.fromkeys(str(folder / "done.json") for folder in folders))
-
-    def metrics_files(self) -> list[str]:
-        """The metrics.jsonl beside each done.json of a stage that trains. Not declared as outputs: they outlive reruns."""
-        return [done.replace("done.json", "metrics.jsonl") for done in self.done_files() if f"/{BASE}/" not in done]
+        folders += [self.stage_folder(r, s, seed) for r in runs for seed in self.seeds for s in self.stages(r)]
+        return list(dict.fromkeys(map(str, folders)))
 
     def notes(self) -> dict[str, Any]:
         """What stands under every table: the profile, what all rows share, and what a row does differently."""
-        differing = {
-            label: ", ".join(f"{key} {value}" for key, value in settings.items())
-            for label, settings in self.config["overrides"].items()
-            if settings and label in self.config["runs"]
-        }
+        differing = {run.label: self._differing(run) for run in self.runs}
         evaluation, shared = self.config["evaluation"], self.config["train"]
         return {
             "profile": self.config["profile"],
@@ -141,11 +171,17 @@ class Plan:
             "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens",
             "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage unless noted",
             "grader": grader_version(),
-            "runs": differing,
+            "runs": {label: text for label, text in differing.items() if text},
         }
 
+    def _differing(self, run: Run) -> str:
+        """What one row does differently: the injected bug first, then its settings."""
+        bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
+        settings = [f"{key} {value}" for key, value in self.config["overrides"].get(run.clean, {}).items()]
+        return "; ".join([*bug, *([", ".join(settings)] if settings else [])])
+
     def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
-        run = self._run(label)
+        run = self.run(label)
         return run, next(stage for stage in self.stages(run) if stage.name == name)
 
     def parent(self, label: str, seed: int | str, name: str) -> Path | None:
@@ -165,7 +201,7 @@ class Plan:
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
         """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
         run, stage = self._stage(label, name)
-        shared, own = self._settings(run, self.config["overrides"].get(label, {}))
+        shared, own = self._settings(run, self.config["overrides"].get(run.clean, {}))
         parent = self.parent(label, seed, name)
         chosen = None
         if stage.method is not None:
@@ -176,6 +212,7 @@ class Plan:
             "run": label,
             "seed": int(seed),
             "stage": name,
+            "inject": run.bug,
             "method": chosen,
             "parent": str(parent) if parent else None,
             "model": self.config["model"],
@@ -200,6 +237,15 @@ class Plan:
             "evaluation": self.config["evaluation"],
         }
         return json.dumps(spec, sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """Of the whole configuration."""
+        return record.digest(self.config)
+
+    def known_golds(self, name: str) -> list[str]:
+        """Ids whose gold answer is known not to grade as correct against itself."""
+        return self.benchmarks[name].get("known_golds", []) if name in self.benchmarks else []
 
     def data_source(self, name: str) -> str:
         """Where `train` or a benchmark comes from: a file, or the word `miniature` for generated data."""

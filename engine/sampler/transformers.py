@@ -83,6 +83,21 @@ class TransformersSampler:
         results = iter(written)
         return [[_ungraded(request, *next(results)) for _ in request.seeds] for request in requests]
 
+    @torch.no_grad()
+    def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Log-prob in nats of every token but the first of each row, as this sampler would have reported it."""
+        device = self.model.device
+        width = max(map(len, rows))
+        input_ids, mask = torch.full((len(rows), width), self.pad), torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            input_ids[i, width - len(row) :], mask[i, width - len(row) :] = torch.tensor(row), 1
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+        logits = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False).logits
+        logp = torch.log_softmax(logits[:, :-1].float() / (self.temperature or 1.0), dim=-1)
+        chosen = logp.gather(-1, input_ids[:, 1:, None].to(device)).squeeze(-1)
+        return [values[width - len(row) :].tolist() for values, row in zip(chosen, rows, strict=True)]
+
     def _room(self, request: Request) -> int:
         """New tokens a request may have: its own limit, or what the response limit leaves after the prefix."""
         left = max(0, self.response_tokens - len(request.sample.prefix))

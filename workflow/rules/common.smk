@@ -18,11 +18,14 @@ ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
 # A prefix of our own replaces Snakemake's strict mode, so that is part of it.
-shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
+shell.prefix(
+    f'set -euo pipefail; started=$(date +%s); export PATH="{Path(sys.executable).parent}:$PATH"; '
+)
 
 
 wildcard_constraints:
-    run="[a-z0-9_]+(-[a-z0-9_]+)?",
+    run=r"[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
+    home=f"{HOME}|{HOME}/bug_study",
     seed=r"\d+",
     stage="[a-z0-9_]+",
     benchmark="[a-z0-9_]+",
@@ -63,12 +66,50 @@ def checkpoint_done(wildcards):
     return str(PLAN.final(wildcards.run, wildcards.seed) / "done.json")
 
 
+def labels(home):
+    """The rows of the tables in a folder: the configuration's runs, or all of the bug study's."""
+    return [run.label for run in (PLAN.runs if home == HOME else PLAN.bug_study())]
+
+
+def stage_folders(home):
+    return PLAN.stage_folders([PLAN.run(label) for label in labels(home)])
+
+
+def done_files(home):
+    return [f"{folder}/done.json" for folder in stage_folders(home)]
+
+
+def evaluated(home, what):
+    return expand(
+        f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.{what}.jsonl",
+        run=labels(home),
+        seed=PLAN.seeds,
+        benchmark=PLAN.benchmarks,
+    )
+
+
+def final_certificates(home):
+    return [
+        f"{PLAN.final(label, seed)}/certificate.json"
+        for label in labels(home)
+        for seed in PLAN.seeds
+    ]
+
+
+# What every result's provenance says besides its files; `$started` is when its rule's commands began.
+ABOUT = [f"config={PLAN.digest}", f"seeds={','.join(map(str, PLAN.seeds))}"]
+
+
 def notes_text():
     return json.dumps(PLAN.notes())
 
 
 def data_source(wildcards):
     return PLAN.data_source(wildcards.name)
+
+
+def known_golds(wildcards):
+    return PLAN.known_golds(wildcards.name)
 
 
 def source_file(wildcards):

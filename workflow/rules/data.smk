@@ -1,4 +1,4 @@
-# Training problems and benchmarks, generated or read, as checked JSON lines.
+# Training problems and benchmarks, generated or read, as checked JSON lines; and the grader checked on their gold answers.
 
 
 rule data:
@@ -16,3 +16,20 @@ rule data:
         engine=ENGINE,
     shell:
         "python -m engine.data {params.source:q} {wildcards.name} {output} 2>&1 | tee {log}"
+
+
+rule golds:
+    input:
+        f"{HOME}/data/{{name}}.jsonl",
+    output:
+        f"{HOME}/data/{{name}}.golds.json",
+    log:
+        f"{HOME}/logs/data/{{name}}.golds.log",
+    localrule: True
+    conda:
+        "../envs/assay.yaml"
+    params:
+        known=known_golds,
+        engine=ENGINE,
+    shell:
+        "python -m engine.evaluate golds {input} {output} --known {params.known} 2>&1 | tee {log}"

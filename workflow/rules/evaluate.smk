@@ -7,26 +7,31 @@ rule generate:
         data=expand(f"{HOME}/data/{{benchmark}}.jsonl", benchmark=PLAN.benchmarks),
         template=config["template"],
     output:
-        expand(
+        samples=expand(
             f"{HOME}/{{{{run}}}}/seed{{{{seed}}}}/eval/{{benchmark}}.samples.jsonl",
             benchmark=PLAN.benchmarks,
         ),
+        provenance=f"{HOME}/{{run}}/seed{{seed}}/eval/samples.provenance.json",
     log:
         f"{HOME}/logs/{{run}}/seed{{seed}}/generate.log",
     conda:
         "../envs/assay.yaml"
     threads: 1
     params:
+        about=ABOUT,
         spec=evaluation_spec,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+        "export OMP_NUM_THREADS={threads}; python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}"
 
 
 rule grade:
     input:
-        f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.samples.jsonl",
+        samples=f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.samples.jsonl",
+        golds=f"{HOME}/data/{{benchmark}}.golds.json",
     output:
         f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.grades.jsonl",
     log:
@@ -36,26 +41,28 @@ rule grade:
     params:
         engine=ENGINE,
     shell:
-        "python -m engine.evaluate grade {input} {output} 2>&1 | tee {log}"
+        "python -m engine.evaluate grade {input.samples} {output} 2>&1 | tee {log}"
 
 
 rule score:
     input:
-        expand(
-            f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.grades.jsonl",
-            run=config["runs"],
-            seed=PLAN.seeds,
-            benchmark=PLAN.benchmarks,
-        ),
+        grades=lambda wildcards: evaluated(wildcards.home, "grades"),
+        samples=lambda wildcards: evaluated(wildcards.home, "samples"),
+        certificate="{home}/certificate.json",
     output:
-        scores=f"{HOME}/scores.csv",
-        problems=f"{HOME}/items.csv",
+        scores="{home}/scores.csv",
+        problems="{home}/items.csv",
+        provenance="{home}/scores.provenance.json",
     log:
-        f"{HOME}/logs/score.log",
+        "{home}/logs/score.log",
     localrule: True
     conda:
         "../envs/assay.yaml"
     params:
+        about=ABOUT,
+        certificates=lambda wildcards: final_certificates(wildcards.home),
         analysis=ANALYSIS,
     shell:
-        "python -m analysis.scores --out {output.scores} {input} 2>&1 | tee {log}"
+        "python -m analysis.scores --out {output.scores} {input.grades} --certificates {params.certificates}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}"

@@ -1,4 +1,4 @@
-# Tables and figures, from files alone.
+# The certificate, tables and figures, from files alone.
 
 
 rule notes:
@@ -15,12 +15,40 @@ rule notes:
         "printf '%s\\n' {params.text:q} > {output} 2> {log}"
 
 
+rule certificate:
+    input:
+        done=lambda wildcards: done_files(wildcards.home),
+        golds=expand(
+            f"{HOME}/data/{{name}}.golds.json", name=["train", *PLAN.benchmarks]
+        ),
+    output:
+        certificate="{home}/certificate.json",
+        page="{home}/certificate.md",
+        provenance="{home}/certificate.provenance.json",
+    log:
+        "{home}/logs/certificate.log",
+    localrule: True
+    conda:
+        "../envs/assay.yaml"
+    params:
+        about=ABOUT,
+        stages=lambda wildcards: [
+            f"{folder}/certificate.json" for folder in stage_folders(wildcards.home)
+        ],
+        analysis=ANALYSIS,
+    shell:
+        "python -m analysis.certificate --stages {params.stages} --golds {input.golds} --out {output.certificate}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}"
+
+
 rule tables:
     input:
-        scores=rules.score.output.scores,
-        problems=rules.score.output.problems,
+        scores=f"{HOME}/scores.csv",
+        problems=f"{HOME}/items.csv",
+        certificate=f"{HOME}/certificate.json",
         notes=rules.notes.output,
-        done=PLAN.done_files(),
+        done=done_files(HOME),
     output:
         report(
             multiext(f"{HOME}/tables/main", ".csv", ".md", ".tex", ".txt"),
@@ -42,25 +70,29 @@ rule tables:
             category="Results",
             labels={"table": "costs"},
         ),
+        provenance=f"{HOME}/tables/provenance.json",
     log:
         f"{HOME}/logs/tables.log",
     localrule: True
     conda:
         "../envs/assay.yaml"
     params:
+        about=ABOUT,
         analysis=ANALYSIS,
-        runs=config["runs"],
+        runs=[run.label for run in PLAN.runs],
         titles=[f"{name}={entry['title']}" for name, entry in PLAN.benchmarks.items()],
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.tables --scores {input.scores} --items {input.problems} --done {input.done} --notes {input.notes}"
-        " --runs {params.runs} --benchmarks {params.titles:q} --out-dir {params.folder} 2>&1 | tee {log}"
+        " --certificate {input.certificate} --runs {params.runs} --benchmarks {params.titles:q} --out-dir {params.folder}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}"
 
 
 rule figures:
     input:
-        problems=rules.score.output.problems,
-        done=PLAN.done_files(),
+        problems=f"{HOME}/items.csv",
+        done=done_files(HOME),
     output:
         report(
             multiext(f"{HOME}/figures/training", ".pdf", ".png"),
@@ -72,17 +104,64 @@ rule figures:
             category="Figures",
             labels={"figure": "averages"},
         ),
+        provenance=f"{HOME}/figures/provenance.json",
     log:
         f"{HOME}/logs/figures.log",
     localrule: True
     conda:
         "../envs/assay.yaml"
     params:
+        about=ABOUT,
         analysis=ANALYSIS,
-        runs=config["runs"],
+        runs=[run.label for run in PLAN.runs],
         benchmarks=list(PLAN.benchmarks),
-        metrics=PLAN.metrics_files(),
+        metrics=[
+            f"{folder}/metrics.jsonl"
+            for folder in stage_folders(HOME)
+            if f"{HOME}/base/" not in folder
+        ],
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.figures --items {input.problems} --metrics {params.metrics} --runs {params.runs}"
-        " --benchmarks {params.benchmarks} --out-dir {params.folder} 2>&1 | tee {log}"
+        " --benchmarks {params.benchmarks} --out-dir {params.folder}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}"
+
+
+rule bug_study:
+    input:
+        scores=f"{HOME}/bug_study/scores.csv",
+        problems=f"{HOME}/bug_study/items.csv",
+        certificate=f"{HOME}/bug_study/certificate.json",
+    output:
+        report(
+            multiext(f"{HOME}/bug_study/bug_study", ".csv", ".md", ".tex", ".txt"),
+            category="Results",
+            labels={"table": "bug study"},
+        ),
+        report(
+            multiext(f"{HOME}/bug_study/bug_study", ".pdf", ".png"),
+            category="Figures",
+            labels={"figure": "bug study"},
+        ),
+        provenance=f"{HOME}/bug_study/provenance.json",
+    log:
+        f"{HOME}/logs/bug_study.log",
+    localrule: True
+    conda:
+        "../envs/assay.yaml"
+    params:
+        about=ABOUT,
+        analysis=ANALYSIS,
+        runs=labels(f"{HOME}/bug_study"),
+        bugs=list(PLAN.bugs),
+        bug_texts=[f"{name}={entry['about']}" for name, entry in PLAN.bugs.items()],
+        certificates=final_certificates(f"{HOME}/bug_study"),
+        titles=[f"{name}={entry['title']}" for name, entry in PLAN.benchmarks.items()],
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m analysis.bug_study --scores {input.scores} --items {input.problems} --runs {params.runs} --bugs {params.bugs}"
+        " --about {params.bug_texts:q} --benchmarks {params.titles:q} --certificate {input.certificate}"
+        " --certificates {params.certificates} --out-dir {params.folder} --figures-dir {params.folder}"
+        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        " --about {params.about}; cat {params.folder}/bug_study.txt"

@@ -27,6 +27,7 @@ rule train:
         parent=parent_done,
         method=method_file,
         data=f"{HOME}/data/train.jsonl",
+        golds=f"{HOME}/data/train.golds.json",
         template=config["template"],
     output:
         f"{HOME}/{{run}}/seed{{seed}}/{{stage}}/done.json",
@@ -35,7 +36,7 @@ rule train:
     benchmark:
         f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.benchmark.tsv"
     wildcard_constraints:
-        run="(?!base/)[a-z0-9_]+(-[a-z0-9_]+)?",
+        run=r"(?!base/)[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
     conda:
         "../envs/assay.yaml"
     threads: 1

@@ -1,0 +1,65 @@
+"""Known bugs of published trainers, to be switched on on purpose: how far would each have moved a comparison?
+
+    snakemake --cores all --config inject=mean_of_means      every row of the tables trained with that bug, and marked
+    snakemake --cores all bug_study                          every bug, one at a time, against the clean runs
+
+Nothing outside this file behaves differently when a bug is injected, except that failed checks are reported and do not stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from engine.explore import Request, Sampler
+from engine.reduce import mean_over_trajectories
+from engine.settings import Settings
+from engine.train import Trainer
+from engine.words import Rollout, Term
+
+
+class MeanOfMeans(Trainer):
+    """Each micro-batch divides by its own count, and the results are averaged over micro-batches."""
+
+    def _divisors(self, counts: list[dict[str, int]]) -> list[dict[str, float]]:
+        return [{name: max(1, count) * len(counts) for name, count in own.items()} for own in counts]
+
+
+class MeanOfSequences(Trainer):
+    """Every term averages within each sequence, then over sequences, whatever denominator the method declares."""
+
+    def _terms(self, view: Any) -> dict[str, Term]:
+        return {name: replace(term, reduce=mean_over_trajectories) for name, term in super()._terms(view).items()}
+
+
+class SharedSeed:
+    """A sampler whose requests give one seed to all their rollouts."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.score = sampler.score
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        return self.sampler.generate([replace(r, seeds=r.seeds[:1] * len(r.seeds)) for r in requests])
+
+
+TRAINERS = {"mean_of_means": MeanOfMeans, "openrlhf_loss_mean": MeanOfSequences}
+
+
+def settings(inject: str | None, chosen: Settings) -> Settings:
+    """The settings under a bug. Raises ValueError where the bug cannot happen: the row would be marked for nothing."""
+    if inject != "dropped_microbatch":
+        return chosen
+    if chosen.zero_stage not in (1, 2):
+        raise ValueError(
+            f"inject dropped_microbatch needs train.zero_stage 1 or 2, where DeepSpeed loses gradients when no accumulation "
+            f"boundary is set; with {chosen.zero_stage} it does not"
+        )
+    return replace(chosen, accumulation="unset")
+
+
+def trainer(inject: str | None) -> type[Trainer]:
+    return TRAINERS.get(inject or "", Trainer)
+
+
+def sampler(inject: str | None, clean: Any) -> Sampler:
+    return SharedSeed(clean) if inject == "shared_group_seed" else clean

@@ -1,0 +1,72 @@
+"""DeepSpeed and the ranks: how they are started, and how several backward passes become one step.
+
+Two things would change gradients silently and are undone here, in one place:
+
+- DeepSpeed averages gradients over ranks; losses are multiplied by the number of ranks.
+- With ZeRO-1/2, several `backward` calls before one `step` lose micro-batches unless the accumulation boundary is set on every
+  one of them (measured on 0.19.8; the reason this project exists).
+
+`engine/integrity.py` looks whether it worked before every stage.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+
+from engine.settings import Settings
+
+
+def start_distributed(device: str) -> None:
+    """Join the process group: as one process alone, or as the rank a launcher gave us in the environment. Raises ValueError
+    if the device is not there; DeepSpeed would quietly take another."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "train.device is cuda and no GPU is visible; set it to cpu, or check the driver and CUDA_VISIBLE_DEVICES"
+        )
+    os.environ["DS_ACCELERATOR"] = device
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if dist.is_initialized():
+        return
+    backend = "gloo" if device == "cpu" else "nccl"
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
+def initialize(model: Any, optimizer: torch.optim.Optimizer, settings: Settings) -> Any:
+    """DeepSpeed's engine for a model, in the configuration of `settings`. Probes use it too: what they test is what trains."""
+    import deepspeed
+
+    if settings.device == "cpu":
+        # Its shared-memory reduction is compiled at start-up (45 s, and a compiler must be there); gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.device != "cpu"}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # ours vary; DeepSpeed only uses this for its own accounting
+        "gradient_accumulation_steps": 1,  # said by `accumulate`
+        "gradient_clipping": settings.clip_gradient,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": next(model.parameters()).dtype == torch.bfloat16},
+    }
+    if settings.accumulation == "unmanaged":
+        config["managed_gradient_accumulation"] = False
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine
+
+
+def accumulate(engine: Any, losses: Sequence[Callable[[], Tensor]], accumulation: str) -> None:
+    """One backward pass for each loss, all of them for the next step: gradients of their sum over losses and ranks."""
+    for index, loss in enumerate(losses):
+        if accumulation == "boundary":
+            engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
+        engine.backward(loss() * dist.get_world_size(), scale_wrt_gas=False)

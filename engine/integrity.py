@@ -1,0 +1,196 @@
+"""The checks behind the certificate: what would have caught the bugs that decided published comparisons.
+
+Before a stage trains, in the configuration it is about to train in:
+
+    gradient probe      several micro-batches each move a weight of their own, all of them by the right amount
+    layout              this method's gradient is plain autograd's, however an update is cut up (engine/layout.py)
+
+While it trains, from what every update records anyway (`of_updates`):
+
+    sync canary         after every change of weights sampler and trainer give fixed texts the same log-probs
+    importance ratio    the sampler's log-probs of its own rollouts are the trainer's: the ratio is 1 at every update
+    group diversity     rollouts repeat one another no more often than their own probabilities say
+    end of sequence     the model the stage starts from ends its answers
+
+A check that fails stops the stage (`certificate.IntegrityError`); if a bug was injected on purpose, it is only reported.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine.certificate import Check
+from engine.distributed import accumulate, initialize
+from engine.explore import Request
+from engine.settings import Settings
+from engine.words import Problem, Rollout
+
+MICRO_BATCHES = 3  # of the gradient probe, per rank
+PUSH = 0.25  # how far each of them moves its weight; exact in bfloat16
+CHANCE = -9.0  # log10 of the chance below which repeated rollouts are no coincidence
+# Sampler and trainer: which statistic of |difference of log-probs| is compared, in nats. One token's bfloat16 kernels may
+# differ by tenths; their mean does not.
+APART = {"float32": ("largest", 1e-3), "bfloat16": ("mean", 0.05)}
+
+
+def configuration(settings: Settings, dtype: str, sampler: str) -> dict[str, Any]:
+    """What a certificate is valid for."""
+    live = {name: version(name) for name in ("deepspeed", "torch", "transformers")}
+    named = {key: getattr(settings, key) for key in ("zero_stage", "offload", "accumulation", "packed", "device")}
+    return {**live, **named, "ranks": dist.get_world_size(), "dtype": dtype, "sampler": sampler}
+
+
+def gradient_probe(settings: Settings, dtype: str) -> Check:
+    """Whether every micro-batch survives an optimizer step, on a linear layer with a weight for each of them.
+
+    Micro-batch k of rank r is a unit vector; plain gradient descent at rate 1 on .25 x output must move weight (r, k) by .25
+    and a last weight, which none of them touches, not at all. A second step must do the same again: what is lost or left over
+    may show only then. All ranks must call it.
+    """
+    ranks = dist.get_world_size()
+    layer = torch.nn.Linear(MICRO_BATCHES * ranks + 1, 1, bias=False, dtype=getattr(torch, dtype))
+    torch.nn.init.ones_(layer.weight)
+    inputs = torch.eye(layer.in_features, dtype=layer.weight.dtype)
+    engine = initialize(layer, torch.optim.SGD(layer.parameters(), lr=1.0), replace(settings, clip_gradient=0.0))
+
+    def loss(k: int) -> Tensor:
+        row = inputs[dist.get_rank() * MICRO_BATCHES + k]
+        return PUSH * engine(row[None].to(engine.device)).float().sum()
+
+    wanted = [PUSH] * MICRO_BATCHES * ranks + [0.0]
+    moved, wrong = [], []
+    before = [1.0] * len(wanted)
+    for _ in range(2):
+        accumulate(engine, [partial(loss, k) for k in range(MICRO_BATCHES)], settings.accumulation)
+        engine.step()
+        after = weights(engine, settings)
+        moved, before = [a - b for a, b in zip(before, after, strict=True)], after
+        wrong = [i for i, (a, b) in enumerate(zip(moved, wanted, strict=True)) if not abs(a - b) < 0.01 * PUSH]
+        if wrong:
+            break
+    row = (
+        f"DeepSpeed {version('deepspeed')}, ZeRO {settings.zero_stage}, offload {'on' if settings.offload else 'off'}, "
+        f"accumulation {settings.accumulation}, {ranks} rank(s), {dtype}"
+    )
+    kept = sum(i not in wrong for i in range(MICRO_BATCHES * ranks))
+    return Check(
+        "gradient probe",
+        "failed" if wrong else "passed",
+        f"{kept} of {MICRO_BATCHES * ranks} micro-batches kept"
+        + (f"; {row}: weights moved {', '.join(f'{m:.3g}' for m in moved)}" if wrong else ""),
+        f"each moves its weight by {PUSH} and no other",
+        "set train.accumulation to boundary; if it is, choose train.zero_stage 3 or another DeepSpeed release" if wrong else "",
+    )
+
+
+def weights(engine: Any, settings: Settings) -> list[float]:
+    """All parameters in one row, gathered from all ranks under ZeRO-3."""
+    import deepspeed
+
+    parameters = list(engine.module.parameters())
+    with deepspeed.zero.GatheredParameters(parameters if settings.zero_stage == 3 else []):
+        return torch.cat([p.detach().flatten().float().cpu() for p in parameters]).tolist()
+
+
+class Canary:
+    """A sampler that is compared with the trainer on fixed texts before it first samples after a change of weights.
+
+    `due` is set by whoever changes them; `found` is what the last comparison measured, None if there was none since.
+    """
+
+    def __init__(self, sampler: Any, trainer: Any, rows: Sequence[tuple[int, ...]]) -> None:
+        self.sampler, self.trainer, self.rows = sampler, trainer, rows
+        self.due, self.found = True, None
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        if self.due:
+            pairs = zip(self.sampler.score(self.rows), self.trainer.score(self.rows), strict=True)
+            apart = [abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
+            self.found = {"largest": max(apart), "mean": sum(apart) / len(apart)}
+            self.due = False
+        return self.sampler.generate(requests)
+
+
+def repeats(rollouts: Sequence[tuple[Problem, Rollout]]) -> dict[str, float] | None:
+    """How often a rollout repeated an earlier one of the same problem and prefix, and what its probabilities predict.
+
+    Independent draws repeat an earlier one with the probability of the earlier ones together, which the sampler's own
+    log-probs give. A confident policy may repeat itself all the time; one seed for a whole group cannot hide behind that.
+    """
+    groups: dict[tuple[str, tuple[int, ...]], dict[tuple[int, ...], float]] = {}
+    seen, expected, variance, draws = 0, 0.0, 0.0, 0
+    for problem, rollout in rollouts:
+        if not rollout.tokens:
+            continue
+        known = groups.setdefault((problem.id, rollout.prefix), {})
+        if known:
+            chance = min(1.0, sum(known.values()))
+            expected, variance = expected + chance, variance + chance * (1 - chance)
+            seen, draws = seen + (rollout.tokens in known), draws + 1
+        known[rollout.tokens] = math.exp(sum(rollout.logp))
+    return {"seen": seen, "expected": round(expected, 6), "variance": round(variance, 6)} if draws else None
+
+
+def of_updates(rows: Sequence[dict], dtype: str, min_finished: float) -> list[Check]:
+    """The checks that metrics of updates allow, over all of `rows` together."""
+    return [
+        _agreement("sync canary", [row["canary"] for row in rows], dtype, "the sampler does not have the trainer's weights"),
+        _agreement("importance ratio", [row["logp_drift"] for row in rows], dtype, "rollouts were not sampled by this policy"),
+        _diversity([row["repeats"] for row in rows if row["repeats"]]),
+        _endings(rows, min_finished),
+    ]
+
+
+def _agreement(name: str, found: Sequence[dict[str, float] | None], dtype: str, cause: str) -> Check:
+    measured = [one for one in found if one]
+    statistic, allowed = APART[dtype]
+    limit = f"{statistic} difference of log-probs <= {allowed:g} nats"
+    if not measured:
+        return Check(name, "not applicable", "nothing was sampled", limit)
+    worst = max(one[statistic] for one in measured)
+    failed = not worst <= allowed
+    remedy = f"{cause}: look at how weights reach the sampler, its temperature, and its log-probs' kind" if failed else ""
+    return Check(name, "failed" if failed else "passed", f"{worst:.1e} nats at most in {len(measured)} updates", limit, remedy)
+
+
+def _diversity(found: Sequence[dict[str, float]]) -> Check:
+    limit = f"chance of so many repeats >= 1e{CHANCE:.0f}"
+    if not found:
+        return Check("group diversity", "not applicable", "no group of several rollouts", limit)
+    seen, expected, variance = (sum(one[key] for one in found) for key in ("seen", "expected", "variance"))
+    chance = log_chance(seen, expected, variance)
+    failed = chance < CHANCE
+    return Check(
+        "group diversity",
+        "failed" if failed else "passed",
+        f"{seen} rollouts repeat another, {expected:.1f} expected" + (f" (chance below 1e{chance:.0f})" if failed else ""),
+        limit,
+        "members of a group share a seed or a cached answer: give every rollout its own" if failed else "",
+    )
+
+
+def log_chance(seen: float, expected: float, variance: float) -> float:
+    """log10 of an upper bound on the chance of at least `seen` repeats (Freedman's inequality for bounded martingales)."""
+    excess = seen - expected
+    return 0.0 if excess <= 0 else -(excess**2) / (2 * (variance + excess / 3)) / math.log(10)
+
+
+def _endings(rows: Sequence[dict], min_finished: float) -> Check:
+    """Of the first update's rollouts: what the model does before it has been trained here."""
+    finished = rows[0]["finished"]
+    limit = f">= {min_finished:.0%} end by themselves at the first update"
+    if finished is None:
+        return Check("end of sequence", "not applicable", "nothing was sampled", limit)
+    failed = finished < min_finished
+    remedy = (
+        "the model does not end its answers under this template: check the template and the end-of-sequence token, raise "
+        "train.max_response_tokens, or lower train.min_finished if that is what you mean to train"
+    )
+    return Check("end of sequence", "failed" if failed else "passed", f"{finished:.0%} ended", limit, remedy if failed else "")

@@ -1,0 +1,108 @@
+"""The layout check: a method's gradient is the one plain autograd gives, however an update is cut up."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from engine import integrity
+from engine.certificate import Check
+from engine.settings import Settings
+from engine.tokens import collate, length
+from engine.words import Problem, Rollout, Trajectory, expert, own
+
+# Relative difference allowed in gradient norm and in the step. Adam divides rounding noise by tiny gradients.
+LAYOUT = {"float32": (1e-4, 1e-3), "bfloat16": (0.01, 0.1)}
+
+
+def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> Check:
+    """Whether this method's update is that of plain autograd, as one micro-batch, as two, as one per trajectory, and packed.
+
+    Eight made-up trajectories of unequal length (guided, unguided, expert, one without advantage) on a two-layer model of a
+    few thousand weights, in the live configuration. Compared: the gradient's norm with that of one padded batch without
+    DeepSpeed and without the engine's counting, and the weights after one step with one another.
+    """
+    trajectories = _trajectories(settings.response_tokens)
+    largest = max(map(length, trajectories))
+    live = replace(settings, learning_rate=1e-2, warmup_updates=0, clip_gradient=1e9, schedule="constant", temperature=1.0)
+    cuts = {"1x8": 8 * largest, "2x4": 4 * largest, "8x1": 1}
+    variants = {name: replace(live, micro_batch_tokens=tokens) for name, tokens in cuts.items()}
+    other = "padded" if settings.packed else "packed"
+    variants[other] = replace(live, packed=not settings.packed, micro_batch_tokens=4 * largest)
+    start = torch.cat([p.detach().flatten().float() for p in _small_model(dtype).parameters()])
+    norm = _plain_norm(method, trajectories, settings, dtype)
+    norms, ends = {}, {}
+    for name, variant in variants.items():
+        trainer = trainer_class(_small_model(dtype), method, variant, pad=0)
+        norms[name] = trainer.update(trajectories)["grad_norm"]
+        ends[name] = torch.tensor(integrity.weights(trainer.engine, variant))
+    step = float((ends["1x8"] - start).norm())
+    off_norm = max(abs(found - norm) for found in norms.values()) / norm if norm else math.inf
+    off_step = max(float((end - ends["1x8"]).norm()) for end in ends.values()) / step if step else math.inf
+    limits = LAYOUT[dtype]
+    failed = not (off_norm <= limits[0] and off_step <= limits[1])
+    listed = ", ".join(f"{name} {found:.4g}" for name, found in norms.items())
+    return Check(
+        "layout",
+        "failed" if failed else "passed",
+        f"norm within {off_norm:.0e}, step within {off_step:.0e}" + (f" (autograd {norm:.4g}; {listed})" if failed else ""),
+        f"gradient norm within {limits[0]:g} of autograd's, steps within {limits[1]:g} of one another",
+        "the engine's counting, this DeepSpeed configuration or the method's masks depend on how an update is cut: "
+        "compare the norms above" if failed else "",
+    )  # fmt: skip
+
+
+def _small_model(dtype: str) -> Any:
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Qwen2ForCausalLM(config).to(getattr(torch, dtype))
+
+
+def _trajectories(limit: int) -> list[Trajectory]:
+    """Eight trajectories; (prompt, prefix, written, advantage) say how long they are. `limit` bounds the response."""
+    sizes = [(4, 0, 9, 0.5), (6, 3, 5, -0.5), (5, 12, 0, 0.25), (3, 0, 2, 0.0)]
+    sizes += [(7, 0, 14, -0.25), (4, 6, 1, 0.75), (9, 0, 3, -0.75), (5, 8, 4, 0.125)]
+    found = []
+    for i, (prompt, shown, written, advantage) in enumerate(sizes):
+        tokens = [3 + (7 * i + 11 * k + k * k) % 61 for k in range(prompt + shown + written)]
+        prefix, text = tuple(tokens[prompt : prompt + shown][:limit]), tuple(tokens[prompt + shown :][:limit])
+        rollout = Rollout(prefix, text, (-4.1,) * len(text), 0.0, "stop")
+        segments = (expert(prefix, advantage=0.5), own(rollout, advantage))
+        found.append(Trajectory(Problem(str(i), tuple(tokens[:prompt]), ""), segments))
+    return found
+
+
+def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings, dtype: str) -> float:
+    """Norm of the gradient of the whole update in one padded batch: the loss written out, no engine."""
+    model, batch = _small_model(dtype).to(settings.device), collate(trajectories, pad=0)
+    moved = {name: v.to(settings.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
+    input_ids = batch.input_ids.to(settings.device)
+    mask = (torch.arange(input_ids.shape[1]) < batch.lengths[:, None]).long().to(settings.device)
+    logp_all = torch.log_softmax(model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float(), dim=-1)
+    logp = logp_all.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+    t = replace(batch.tokens, **{**moved, "logp": logp, "entropy": -(logp_all.exp() * logp_all).sum(-1)})
+    value = method.loss(t)
+    loss = logp.sum() * 0.0
+    for values, reduce, coefficient, mask in (
+        [(v.values, v.reduce, v.coefficient, v.mask) for v in value.values()]
+        if isinstance(value, dict)
+        else [(value, method.reduce, 1.0, None)]
+    ):
+        mask = t.trained if mask is None else mask
+        count = max(1, reduce.count(mask, len(trajectories)))
+        loss = loss + coefficient * reduce.numerator(values, mask, settings.response_tokens) / count
+    loss.backward()
+    return float(torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None]))

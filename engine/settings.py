@@ -1,0 +1,46 @@
+"""How an update is computed: what a run shares between methods."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run shares between methods: the optimizer and how an update is computed.
+
+    `schedule` is "constant" or "cosine" (down to a tenth); the first `warmup_updates` ramp up linearly. `micro_batch_tokens`
+    bounds rows x longest row of one forward pass; it changes memory and speed, never the gradient, and neither do `packed`
+    (rows without padding), `zero_stage` and `offload` (the optimizer's state in the host's memory). `accumulation` says how
+    DeepSpeed is told that several backward passes make one step: "boundary" (on every micro-batch), "unmanaged" (its
+    `managed_gradient_accumulation` switched off), or "unset" (not at all, as trainers with a varying
+    number of micro-batches did).
+    """
+
+    learning_rate: float
+    updates: int
+    schedule: str = "constant"
+    warmup_updates: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_gradient: float = 1.0
+    micro_batch_tokens: int = 8192
+    zero_stage: int = 2
+    offload: bool = False
+    accumulation: str = "boundary"
+    packed: bool = False
+    temperature: float = 1.0
+    response_tokens: int = 1024
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("train.offload moves ZeRO's optimizer state; with zero_stage 0 there is none: use 1, 2 or 3")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of update `step` (0-based)."""
+        if step < self.warmup_updates:
+            return self.learning_rate * (step + 1) / self.warmup_updates
+        if self.schedule == "constant":
+            return self.learning_rate
+        share = (step - self.warmup_updates) / max(1, self.updates - self.warmup_updates)
+        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))

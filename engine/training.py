@@ -1,0 +1,209 @@
+"""The loop of a training stage: explore, update, check, record, save; resumed where it was killed."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from engine import certificate as certificates
+from engine import checkpoint, data, explore, methods, metrics, record, seeds
+from engine.grade import Grader
+from engine.words import Problem
+
+log = logging.getLogger("assay")
+CANARIES = 3  # texts that sampler and trainer both score after every change of weights
+CANARY_TOKENS = 64
+
+
+class Training:
+    """One training stage with its model, sampler, grader and data. `parts` identifies it (engine/stage.py)."""
+
+    def __init__(self, spec: dict, out: Path, parts: dict) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        from engine import bugs
+        from engine.integrity import Canary
+        from engine.sampler.transformers import TransformersSampler
+        from engine.settings import Settings
+
+        self.spec, self.out, self.parts, self.shared, self.inject = spec, out, parts, spec["train"], spec["inject"]
+        self.seconds = dict.fromkeys(metrics.PHASES, 0.0)
+        transformers_logging.disable_progress_bar()  # loading a model is not the progress anybody waits for
+        shared, source = self.shared, Path(spec["parent"]) / "model"
+        self.method = methods.build(spec["method"]["name"], spec["method"]["settings"], Path(spec["method"]["folder"]))
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.problems = data.problems(
+            data.read_rows(Path(spec["data"])),
+            self.tokenizer,
+            data.Template.read(Path(spec["template"])),
+            shared["max_prompt_tokens"],
+            shared["max_response_tokens"],
+        )
+
+        def load() -> Any:
+            return AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, shared["dtype"]))
+
+        torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; set so that nothing can
+        model = load()
+        window = model.config.max_position_embeddings
+        if shared["max_prompt_tokens"] + shared["max_response_tokens"] > window:
+            raise ValueError(
+                f"max_prompt_tokens {shared['max_prompt_tokens']} and max_response_tokens {shared['max_response_tokens']} are "
+                f"more than the model's window of {window} tokens; lower one of them"
+            )
+        names = Settings.__dataclass_fields__.keys() & shared.keys()
+        settings = Settings(**{name: shared[name] for name in names}, response_tokens=shared["max_response_tokens"])
+        settings = bugs.settings(self.inject, settings)
+        self.trainer = bugs.trainer(self.inject)(model, self.method, settings, self.tokenizer.pad_token_id)
+        sampler = TransformersSampler(
+            load().eval() if self.inject == "stale_weights" else self.trainer.model,
+            self.tokenizer.pad_token_id,
+            self.tokenizer.eos_token_id,
+            shared["max_response_tokens"],
+            shared["temperature"],
+            shared["sample_batch_tokens"],
+        )
+        texts = [(p.prompt + (p.demonstrations[0] if p.demonstrations else ()))[:CANARY_TOKENS] for p in self.problems]
+        self.sampler = Canary(bugs.sampler(self.inject, sampler), self.trainer, texts[:CANARIES])
+        self.memory: dict[str, Any] = {}
+        self.undecided = 0
+
+    def run(self) -> dict[str, Any]:
+        """All updates, from the newest checkpoint on, then the weights. Returns the stage's certificate.
+
+        What a repetition repeats goes to metrics.jsonl, what it does not (seconds) to timings.jsonl. certificate.json is
+        written at the end, and when a check fails, which raises IntegrityError.
+        """
+        shared, seed = self.shared, self.spec["seed"]
+        rows, timings = self.resume()
+        with self.timed("checks"):
+            self.probe()
+        record.write_rows(self.out / "metrics.jsonl", rows)
+        record.write_rows(self.out / "timings.jsonl", timings)
+        steps = range(len(rows), shared["updates"])
+        bar = tqdm(steps, initial=len(rows), total=shared["updates"], desc=f"{self.spec['run']} seed {seed}", mininterval=10)
+        with Grader() as grader:
+            self.grader = grader
+            for step in bar:
+                size = shared["prompts_per_update"]
+                batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
+                row = self.step(step, batch)
+                rows.append(row)
+                self.certify(rows)
+                record.append_row(self.out / "metrics.jsonl", row)
+                record.append_row(self.out / "timings.jsonl", self.spent())
+                bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], refresh=False)
+                if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
+                    with self.timed("checkpoint"):
+                        checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory)
+        certificate = self.certify(rows, final=True)
+        with self.timed("checkpoint"):
+            shutil.rmtree(self.out / "model", ignore_errors=True)
+            self.trainer.save_model(self.out / "model")
+            self.tokenizer.save_pretrained(self.out / "model")
+        record.append_row(self.out / "timings.jsonl", self.spent())
+        return certificate
+
+    def probe(self) -> None:
+        """The checks before anything is trained, in the configuration that is about to train."""
+        from engine import integrity, layout
+
+        settings, dtype = self.trainer.settings, self.shared["dtype"]
+        self.live = integrity.configuration(settings, dtype, "transformers")
+        self.probes = [
+            integrity.gradient_probe(settings, dtype),
+            layout.check(type(self.trainer), self.method, settings, dtype),
+        ]
+        self.reported: set[str] = set()
+        self.certify([])
+
+    def certify(self, rows: Sequence[dict], final: bool = False) -> dict[str, Any]:
+        """The certificate over the updates so far, written if it is `final` or fails. Raises IntegrityError if a check failed,
+        unless a bug was injected: then each failure is reported once."""
+        from engine import integrity
+
+        watched = integrity.of_updates(rows, self.shared["dtype"], self.shared["min_finished"]) if rows else []
+        checks = [*self.probes, *watched]
+        failed = [check for check in checks if check.status == "failed"]
+        parent = record.read_json(Path(self.spec["parent"]) / "done.json")["certificate"]
+        certificate = certificates.certificate(self.spec, self.live, checks, [parent])
+        stop = failed and self.inject is None
+        if final or stop:
+            record.write_json(self.out / "certificate.json", certificate)
+        if stop:
+            raise certificates.IntegrityError("; ".join(map(str, failed)))
+        for check in failed:
+            if check.name not in self.reported:
+                log.warning("injected %s, seen by %s", self.inject, check)
+                self.reported.add(check.name)
+        return certificate
+
+    def step(self, step: int, batch: list[Problem]) -> dict[str, Any]:
+        """Explore one batch of problems and make one update; returns its line of metrics."""
+        from engine.integrity import repeats
+
+        total, seed = self.shared["updates"], self.spec["seed"]
+        self.undecided = 0
+        self.trainer.model.eval()
+        self.sampler.due, self.sampler.found = True, None
+        with self.timed("explore"):
+            found = explore.explore(self.method, batch, self.sampler, self.reward, step, total, seed, self.memory)
+            trajectories = found.trajectories
+            if hasattr(self.method, "update"):
+                trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))
+        with self.timed("update"):
+            update = self.trainer.update(trajectories)
+        trained = update.pop("trained_tokens")
+        return {
+            "step": step,
+            "problems": record.digest([problem.id for problem in batch]),
+            **metrics.summary(found),
+            **update,
+            "canary": self.sampler.found,
+            "repeats": repeats(found.rollouts),
+            "sampled_tokens": found.sampled_tokens,
+            "graded_rollouts": len(found.rollouts),
+            "undecided": self.undecided,
+            "rounds": found.rounds,
+            "trained_tokens_own": trained["own"],
+            "trained_tokens_expert": trained["expert"],
+        }
+
+    def reward(self, pairs: Any) -> list[float]:
+        """1 for a correct response, prefix and completion read together, else 0."""
+        texts = [self.tokenizer.decode(r.prefix + r.tokens, skip_special_tokens=True) for _, r in pairs]
+        grades = self.grader.grade([(text, problem.answer) for text, (problem, _) in zip(texts, pairs, strict=True)])
+        self.undecided += sum(grade.status == "undecided" for grade in grades)
+        return [float(grade.correct) for grade in grades]
+
+    def resume(self) -> tuple[list[dict], list[dict]]:
+        """Load the newest usable checkpoint; returns metrics and timings up to it. None: start from the parent."""
+        rows, timings = (record.whole_rows(self.out / name) for name in ("metrics.jsonl", "timings.jsonl"))
+        found = checkpoint.newest(self.out / "state", self.parts, min(len(rows), len(timings)))
+        if found is None:
+            shutil.rmtree(self.out / "state", ignore_errors=True)  # what is in it is of no use to this stage
+            return [], []
+        folder, about = found
+        self.trainer.load(folder)
+        self.memory = about["memory"]
+        log.info("resuming after update %d", about["step"])
+        return rows[: about["step"]], timings[: about["step"]]
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of each phase since the last call."""
+        spent = {f"seconds_{phase}": round(seconds, 3) for phase, seconds in self.seconds.items()}
+        self.seconds = dict.fromkeys(metrics.PHASES, 0.0)
+        return spent

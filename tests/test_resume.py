@@ -1,0 +1,183 @@
+"""A stage killed at any moment ends with the bits it would have had: twenty SIGKILLs, and checkpoints that must not be used."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import checkpoint, record
+from tests.conftest import METHODS, TRAIN
+
+KILLS = 20
+PHASES = ("explore", "update", "checkpoint")
+FILES = ("model/model.safetensors", "metrics.jsonl", "certificate.json")
+
+STATEFUL = '''"""Imitates a problem's demonstration as many times as its memory has counted it, and explores besides."""
+from dataclasses import dataclass
+from engine.reduce import mean_over_tokens
+from engine.words import Sample, Trajectory, expert, own
+@dataclass(frozen=True)
+class Method:
+    reduce = mean_over_tokens
+    def explore(self, problem, context):
+        seen = context.memory.setdefault("seen", {})
+        seen[problem.id] = seen.get(problem.id, 0) + 1
+        rollouts = yield Sample(2 + (context.rng.random() < 0.5))
+        return [
+            Trajectory(problem, (expert(problem.demonstration(), advantage=1.0 * seen[problem.id]),)),
+            *(Trajectory(problem, (own(r, r.reward - 0.5),)) for r in rollouts),
+        ]
+    def loss(self, t):
+        return -t.advantage * t.logp
+'''
+
+
+def train(spec: dict, out: Path, phase: Path, kill: tuple[str, int, float] | None = None) -> None:
+    """What the killed processes do: run the stage, writing each phase entered into the file `phase`.
+
+    `kill`: SIGKILL this process so many seconds after it has entered the phase of that name for the n-th time.
+    """
+    from engine.stage import run
+    from engine.training import Training
+
+    timed, entered = Training.timed, []
+
+    def noted(self: Training, name: str):
+        record.write_text(phase, name)
+        entered.append(name)
+        if kill and name == kill[0] and entered.count(name) == kill[1]:
+            threading.Timer(kill[2], os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return timed(self, name)
+
+    Training.timed = noted
+    run(spec, out)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that start with everything imported, so that what is killed is a stage and not an import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["deepspeed", "engine.training", "engine.bugs", "engine.layout", "engine.sampler.transformers"]
+    )
+    return context
+
+
+def test_twenty_kills_at_random_moments(spec: dict, tmp_path: Path, processes) -> None:
+    """Two kills within each phase, the others at uniformly random moments of the whole run; every killed stage is run again."""
+    folder = tmp_path / "methods"
+    shutil.copytree(METHODS, folder)
+    (folder / "stateful.py").write_text(STATEFUL)
+    method = {"name": "stateful", "folder": str(folder), "settings": {}}
+    shared = {**TRAIN, "updates": 5, "checkpoint_every": 1, "warmup_updates": 2, "schedule": "cosine"}
+    spec = {**spec, "run": "stateful", "stage": "stateful", "method": method, "train": shared}
+
+    def start(out: Path, kill: tuple[str, int, float] | None = None):
+        process = processes.Process(target=train, args=(spec, out, tmp_path / f"{out.name}.phase", kill))
+        process.start()
+        return process
+
+    def outcome(out: Path) -> list[str]:
+        return [record.file_sha256(out / name) for name in FILES]
+
+    whole = tmp_path / "whole"
+    seconds = 0.0
+    for _ in range(2):  # the second time, so that the server's own start is not counted
+        shutil.rmtree(whole, ignore_errors=True)
+        began = time.monotonic()
+        process = start(whole)
+        process.join()
+        seconds = time.monotonic() - began
+        assert process.exitcode == 0
+    rows = record.read_rows(whole / "metrics.jsonl")
+    assert len(rows) == 5 and min(row["grad_norm"] for row in rows) > 0 and all(row["sampled_tokens"] for row in rows)
+
+    rng = random.Random(20261121)
+    killed_in, kept = [], []
+    for trial in range(KILLS):
+        out, phase = tmp_path / f"trial{trial}", tmp_path / f"trial{trial}.phase"
+        if trial < 2 * len(PHASES):
+            process = start(out, (PHASES[trial % len(PHASES)], rng.randrange(2, 5), rng.random() * 0.01))
+        else:
+            process = start(out)
+            time.sleep(rng.random() * seconds)
+            process.kill()
+        process.join()
+        killed_in.append(phase.read_text() if phase.exists() else "start")
+        kept.append(len(list((out / "state").glob("step-*"))))
+        process = start(out)
+        process.join()
+        assert process.exitcode == 0, (trial, killed_in[-1])
+        assert outcome(out) == outcome(whole), (trial, killed_in[-1])
+        assert not (out / "state").exists()
+        shutil.rmtree(out)
+    assert set(killed_in) >= set(PHASES), killed_in
+    assert max(kept) == checkpoint.KEPT, kept
+
+
+@pytest.fixture
+def training(spec: dict, tmp_path: Path):
+    """A stage with checkpoints after updates 2 and 4, as if it had made four updates."""
+    from engine.stage import identity
+    from engine.training import Training
+
+    out = tmp_path / "out"
+    training = Training(spec, out, identity(spec))
+    for step in (2, 4):
+        training.trainer.step = step
+        checkpoint.save(training.trainer, out / "state", step, training.parts, {"kept": [step]})
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        record.write_rows(out / name, ({"step": i} for i in range(4)))
+    return training
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(training, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(training.resume()[0]) == 4
+    damaged = next((training.out / "state" / "step-000004").rglob("*.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert len(training.resume()[0]) == 2
+    assert training.trainer.step == 2 and training.memory == {"kept": [2]}
+    assert "not using the checkpoint" in caplog.text and "trying the one before" in caplog.text
+    (training.out / "state" / "step-000002" / "about.json").unlink()
+    assert training.resume() == ([], [])
+
+
+def test_a_checkpoint_ahead_of_its_metrics_is_passed_over(training, caplog: pytest.LogCaptureFixture) -> None:
+    (training.out / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    assert len(training.resume()[0]) == 2
+    assert "half-written last line" in caplog.text and "only 3 updates are logged" in caplog.text
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(training) -> None:
+    """With the settings that differ, and nothing is lost: put back, the run continues."""
+    own = training.parts
+    changed = {**own["spec"], "train": {**own["spec"]["train"], "learning_rate": 5e-4, "updates": 9}}
+    training.parts = {**own, "spec": changed}
+    with pytest.raises(
+        ValueError, match=r"another configuration: spec.train.learning_rate was 0.001 and is 0.0005; spec.train.upd"
+    ):
+        training.resume()
+    training.parts = own
+    assert len(training.resume()[0]) == 4
+
+
+@pytest.mark.parametrize(("memory", "message"), [({"kept": {1, 2}}, "cannot be saved"), ({1: "one"}, "changes when saved")])
+def test_memory_that_a_resume_would_not_restore_is_refused(tmp_path: Path, memory: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checkpoint.save(None, tmp_path, 6, {}, memory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        record.claimed(tmp_path),
+        pytest.raises(ValueError, match="in use by another process"),
+        record.claimed(tmp_path),
+    ):
+        pass
