@@ -9,6 +9,7 @@ Two things would change gradients silently and are undone here, in one place:
 `engine/integrity.py` looks whether it worked before every stage.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,10 +40,16 @@ def start_distributed(device: str) -> None:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """DeepSpeed warns about every optimizer that is not its own; ours is tested before every stage."""
+    return "untested optimizer" not in record.getMessage()
+
+
 def initialize(model: Any, optimizer: torch.optim.Optimizer, settings: Settings) -> Any:
     """DeepSpeed's engine for a model, in the configuration of `settings`. Probes use it too: what they test is what trains."""
     import deepspeed
 
+    deepspeed.utils.logger.addFilter(_worth_saying)
     if settings.device == "cpu":
         # Its shared-memory reduction is compiled at start-up (45 s, and a compiler must be there); gloo does without.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -19,7 +19,8 @@ LAYOUT = {"float32": (1e-4, 1e-3), "bfloat16": (0.01, 0.1)}
 
 
 def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> Check:
-    """Whether this method's update is that of plain autograd, as one micro-batch, as two, as one per trajectory, and packed.
+    """Whether this method's update is that of plain autograd, as one micro-batch, as a few of unequal numbers of trajectories,
+    as one per trajectory, and packed.
 
     Eight made-up trajectories of unequal length (guided, unguided, expert, one without advantage) on a two-layer model of a
     few thousand weights, in the live configuration. Compared: the gradient's norm with that of one padded batch without
@@ -28,10 +29,10 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     trajectories = _trajectories(settings.response_tokens)
     largest = max(map(length, trajectories))
     live = replace(settings, learning_rate=1e-2, warmup_updates=0, clip_gradient=1e9, schedule="constant", temperature=1.0)
-    cuts = {"1x8": 8 * largest, "2x4": 4 * largest, "8x1": 1}
+    cuts = {"one": 8 * largest, "few": 3 * largest, "eight": 1}
     variants = {name: replace(live, micro_batch_tokens=tokens) for name, tokens in cuts.items()}
     other = "padded" if settings.packed else "packed"
-    variants[other] = replace(live, packed=not settings.packed, micro_batch_tokens=4 * largest)
+    variants[other] = replace(live, packed=not settings.packed, micro_batch_tokens=cuts["few"])
     start = torch.cat([p.detach().flatten().float() for p in _small_model(dtype).parameters()])
     norm = _plain_norm(method, trajectories, settings, dtype)
     norms, ends = {}, {}
@@ -39,9 +40,9 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
         trainer = trainer_class(_small_model(dtype), method, variant, pad=0)
         norms[name] = trainer.update(trajectories)["grad_norm"]
         ends[name] = torch.tensor(integrity.weights(trainer.engine, variant))
-    step = float((ends["1x8"] - start).norm())
+    step = float((ends["one"] - start).norm())
     off_norm = max(abs(found - norm) for found in norms.values()) / norm if norm else math.inf
-    off_step = max(float((end - ends["1x8"]).norm()) for end in ends.values()) / step if step else math.inf
+    off_step = max(float((end - ends["one"]).norm()) for end in ends.values()) / step if step else math.inf
     limits = LAYOUT[dtype]
     failed = not (off_norm <= limits[0] and off_step <= limits[1])
     listed = ", ".join(f"{name} {found:.4g}" for name, found in norms.items())

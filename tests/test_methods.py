@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine import methods
+from engine import layout, methods
+from engine.distributed import start_distributed
 from engine.explain import POLICIES, converse, explain
 from engine.explore import MAX_ROLLOUTS
+from engine.settings import Settings
 from engine.tokens import Tokens
+from engine.train import Trainer
 from engine.words import Term
 from tests.conftest import METHODS, ROOT
 
@@ -125,3 +128,13 @@ def test_unknown_settings_and_presets_are_named_with_the_nearest_match(name: str
         methods.build(name, {"no_such_setting": 1}, FOLDER)
     with pytest.raises(ValueError, match="unknown preset"):
         methods.preset(name, "as_papr", FOLDER)
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+@pytest.mark.parametrize(("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_gradient_is_autograds_however_the_update_is_cut(name: str, preset: str, dtype: str, packed: bool) -> None:
+    """The layout check that every stage starts with, on real DeepSpeed."""
+    start_distributed("cpu")
+    settings = Settings(learning_rate=1e-3, updates=4, response_tokens=64, packed=packed)
+    check = layout.check(Trainer, build(name, preset), settings, dtype)
+    assert check.status == "passed", check

@@ -30,7 +30,7 @@ SMALL = {
     "seeds": [0],
     "benchmarks": ["mini_sums"],
     "train_data": "miniature",
-    "model": {"path": "miniature/base"},
+    "model": yaml.safe_load((ROOT / "config" / "miniature.yaml").read_text())["model"],
     "template": "config/templates/miniature.txt",
     "train": {
         "updates": 2,
@@ -56,8 +56,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def snakemake(checkout: Path, config: dict, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = checkout / "test.yaml"
     path.write_text(yaml.safe_dump(config))
+    cores = [] if "--cores" in arguments else ["--cores", "2"]
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(path), *arguments],
+        [sys.executable, "-m", "snakemake", "--configfile", str(path), *cores, *arguments],
         cwd=checkout,
         text=True,
         capture_output=True,
@@ -99,6 +100,80 @@ def test_a_method_is_one_file_and_the_workflow_redoes_only_what_changed(checkout
     (checkout / "methods" / "grpo.py").write_text((METHODS / "grpo.py").read_text() + "\n")
     changed = jobs(snakemake(checkout, SMALL, "-n").stdout)
     assert "sft_then_grpo/seed0/grpo/done.json" in changed and "sft/seed0/sft/done.json" not in changed
+    shutil.copy(METHODS / "grpo.py", checkout / "methods" / "grpo.py")
+
+
+def test_every_table_carries_its_certificate_and_its_provenance(checkout: Path) -> None:
+    """After the run above: digests in the scores, the summary under each table, and nothing for `assay verify` to find."""
+    home = checkout / "results" / "test"
+    summary = json.loads((home / "certificate.json").read_text())["summary"]
+    assert "all checks passed in 4 of 4 stages" in summary and "grader self-check on 2 files" in summary
+    assert summary[:16] in (home / "certificate.md").read_text()
+    for table in ("main", "intervals", "responses", "costs"):
+        assert f"Certificate: {summary[:16]}" in (home / "tables" / f"{table}.txt").read_text()
+    stage = json.loads((home / "half" / "seed0" / "half" / "certificate.json").read_text())
+    scores = (home / "scores.csv").read_text().splitlines()
+    assert scores[0].endswith(",certificate") and any(line.endswith(stage["digest"]) for line in scores if "half" in line)
+    made = json.loads((home / "tables" / "provenance.json").read_text())
+    assert made["made"]["command"]["typed"].startswith("snakemake --configfile")
+    assert len(made["outputs"]) == 16 and made["about"]["config"] and made["about"]["seeds"] == "0"
+    verified = assay(checkout, "verify", "results/test")
+    assert verified.returncode == 0 and "all match" in verified.stdout, verified.stdout
+    table = home / "tables" / "main.md"
+    table.write_text(table.read_text().replace("half", "hlaf"))
+    verified = assay(checkout, "verify", "results/test")
+    assert verified.returncode == 1 and "tables/main.md" in verified.stdout
+    table.write_text(table.read_text().replace("hlaf", "half"))
+
+
+def assay(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "engine.cli", *arguments]
+    return subprocess.run(command, cwd=checkout, text=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+
+
+def test_one_core_and_two_give_the_same_results(checkout: Path) -> None:
+    """The run above used two; another folder with one: weights, metrics, completions, certificates and scores agree."""
+    done = snakemake(checkout, {**SMALL, "profile": "single"}, "--cores", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    two, one = checkout / "results" / "test", checkout / "results" / "single"
+    names = (
+        "model.safetensors",
+        "metrics.jsonl",
+        "certificate.json",
+        "*.samples.jsonl",
+        "*.grades.jsonl",
+        "scores.csv",
+        "main.csv",
+    )
+    files = [path.relative_to(one) for name in names for path in sorted(one.rglob(name))]
+    assert len(files) == 4 + 4 + 5 + 3 + 3 + 1 + 1
+    assert [f for f in files if (one / f).read_bytes() != (two / f).read_bytes()] == []
+
+
+def test_an_injected_bug_marks_its_rows(checkout: Path) -> None:
+    config = {**SMALL, "runs": ["base", "grpo"]}
+    done = snakemake(checkout, config, "--config", "inject=shared_group_seed")
+    assert done.returncode == 0, done.stderr[-3000:]
+    home = checkout / "results" / "test"
+    for table in ("main", "intervals", "responses", "costs"):
+        text = " ".join((home / "tables" / f"{table}.txt").read_text().split())
+        assert "grpo+shared_group_seed" in text.replace("grpo +", "grpo+") and "trained with a bug injected on purpose" in text
+        assert "FAILED on purpose: grpo+shared_group_seed seed 0 (group diversity)" in text
+    assert not (home / "grpo").exists()  # a clean run of that name would live there
+    planned = snakemake(checkout, config, "-n", "--config", "inject=shared_seed")
+    assert planned.returncode == 1
+    assert "unknown bug to inject 'shared_seed'; did you mean 'shared_group_seed'" in planned.stderr + planned.stdout
+
+
+def test_bug_study_compares_every_bug_with_the_clean_run(checkout: Path) -> None:
+    done = snakemake(checkout, {**SMALL, "runs": ["base", "half"]}, "bug_study")
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = checkout / "results" / "test" / "bug_study"
+    rows = (folder / "bug_study.csv").read_text().splitlines()
+    bugs = yaml.safe_load((ROOT / "config" / "bugs.yaml").read_text())
+    assert all(bug in rows[0] for bug in bugs) and any(row.startswith("half") for row in rows)
+    assert (folder / "bug_study.png").stat().st_size > 10_000
+    assert "half" in done.stdout and "Caught by: layout" in " ".join(done.stdout.split())
 
 
 def test_the_contract_suite_picks_the_new_method_up(checkout: Path) -> None:
@@ -110,7 +185,7 @@ def test_the_contract_suite_picks_the_new_method_up(checkout: Path) -> None:
         env={**os.environ, "PYTHONPATH": ""},
     )
     assert done.returncode == 0, done.stdout
-    assert "7 passed" in done.stdout
+    assert "10 passed" in done.stdout
 
 
 def test_the_example_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
@@ -124,7 +199,7 @@ def test_the_example_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
         env={**os.environ, "ASSAY_METHODS": str(tmp_path)},
     )
     assert done.returncode == 0, done.stdout
-    assert "8 passed" in done.stdout
+    assert "11 passed" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -164,8 +239,8 @@ def test_a_method_that_does_not_import_is_named(checkout: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_plans(checkout: Path, path: Path) -> None:
-    if path.stem == "benchmarks":
-        pytest.skip("the catalogue, not a configuration")
+    if path.stem in ("benchmarks", "bugs"):
+        pytest.skip("a catalogue, not a configuration")
     if path.stem == "real_smoke" and not SHARED.is_dir():
         pytest.skip("skipped: the real data is not beside the repository")
     config = {**yaml.safe_load(path.read_text()), "data_dir": str(SHARED / "data")}

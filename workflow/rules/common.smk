@@ -16,10 +16,12 @@ PLAN = Plan(config, KNOWN)
 HOME = str(PLAN.home)
 ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
+# What every result's provenance says besides its files. Not a parameter of rules: one run more must not redo the others.
+ABOUT = f"config={PLAN.digest} seeds={','.join(map(str, PLAN.seeds))}"
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
 # A prefix of our own replaces Snakemake's strict mode, so that is part of it.
 shell.prefix(
-    f'set -euo pipefail; started=$(date +%s); export PATH="{Path(sys.executable).parent}:$PATH"; '
+    f'set -euo pipefail; started=$(date +%s); about="{ABOUT}"; export PATH="{Path(sys.executable).parent}:$PATH"; '
 )
 
 
@@ -94,10 +96,6 @@ def final_certificates(home):
         for label in labels(home)
         for seed in PLAN.seeds
     ]
-
-
-# What every result's provenance says besides its files; `$started` is when its rule's commands began.
-ABOUT = [f"config={PLAN.digest}", f"seeds={','.join(map(str, PLAN.seeds))}"]
 
 
 def notes_text():

@@ -18,14 +18,13 @@ rule generate:
         "../envs/assay.yaml"
     threads: 1
     params:
-        about=ABOUT,
         spec=evaluation_spec,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
         "export OMP_NUM_THREADS={threads}; python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}"
+        " --about $about"
 
 
 rule grade:
@@ -59,10 +58,9 @@ rule score:
     conda:
         "../envs/assay.yaml"
     params:
-        about=ABOUT,
         certificates=lambda wildcards: final_certificates(wildcards.home),
         analysis=ANALYSIS,
     shell:
         "python -m analysis.scores --out {output.scores} {input.grades} --certificates {params.certificates}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}"
+        " --about $about"

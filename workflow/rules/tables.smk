@@ -31,7 +31,6 @@ rule certificate:
     conda:
         "../envs/assay.yaml"
     params:
-        about=ABOUT,
         stages=lambda wildcards: [
             f"{folder}/certificate.json" for folder in stage_folders(wildcards.home)
         ],
@@ -39,7 +38,7 @@ rule certificate:
     shell:
         "python -m analysis.certificate --stages {params.stages} --golds {input.golds} --out {output.certificate}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}"
+        " --about $about"
 
 
 rule tables:
@@ -77,7 +76,6 @@ rule tables:
     conda:
         "../envs/assay.yaml"
     params:
-        about=ABOUT,
         analysis=ANALYSIS,
         runs=[run.label for run in PLAN.runs],
         titles=[f"{name}={entry['title']}" for name, entry in PLAN.benchmarks.items()],
@@ -86,7 +84,7 @@ rule tables:
         "python -m analysis.tables --scores {input.scores} --items {input.problems} --done {input.done} --notes {input.notes}"
         " --certificate {input.certificate} --runs {params.runs} --benchmarks {params.titles:q} --out-dir {params.folder}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}"
+        " --about $about"
 
 
 rule figures:
@@ -111,7 +109,6 @@ rule figures:
     conda:
         "../envs/assay.yaml"
     params:
-        about=ABOUT,
         analysis=ANALYSIS,
         runs=[run.label for run in PLAN.runs],
         benchmarks=list(PLAN.benchmarks),
@@ -125,7 +122,7 @@ rule figures:
         "python -m analysis.figures --items {input.problems} --metrics {params.metrics} --runs {params.runs}"
         " --benchmarks {params.benchmarks} --out-dir {params.folder}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}"
+        " --about $about"
 
 
 rule bug_study:
@@ -151,7 +148,6 @@ rule bug_study:
     conda:
         "../envs/assay.yaml"
     params:
-        about=ABOUT,
         analysis=ANALYSIS,
         runs=labels(f"{HOME}/bug_study"),
         bugs=list(PLAN.bugs),
@@ -164,4 +160,4 @@ rule bug_study:
         " --about {params.bug_texts:q} --benchmarks {params.titles:q} --certificate {input.certificate}"
         " --certificates {params.certificates} --out-dir {params.folder} --figures-dir {params.folder}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about {params.about}; cat {params.folder}/bug_study.txt"
+        " --about $about; cat {params.folder}/bug_study.txt"

@@ -1,0 +1,321 @@
+"""Every check of the certificate, passed by the engine as it is and failed when what it looks for is there."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import bugs, integrity, layout, methods, record
+from engine.certificate import Check, IntegrityError, certificate
+from engine.distributed import start_distributed
+from engine.settings import Settings
+from engine.train import Trainer
+from engine.words import Problem, Rollout
+from tests.conftest import METHODS, ROOT, TRAIN
+
+SETTINGS = Settings(learning_rate=1e-3, updates=4, response_tokens=64)
+CELLS = [(zero, offload) for zero in (0, 1, 2, 3) for offload in (False, True) if zero or not offload]
+LOSING = {  # measured on the pinned DeepSpeed: ZeRO stage, offload -> what the three weights move by, instead of .25 each
+    (1, False): "0, 0, 0.25, 0",
+    (2, False): "0, 0, 0.25, 0",
+    (1, True): "0, 0.25, 0.25, 0",
+    (2, True): "0, 0.25, 0.25, 0",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def distributed() -> None:
+    start_distributed("cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("accumulation", ["boundary", "unmanaged", "unset"])
+@pytest.mark.parametrize(("zero", "offload"), CELLS)
+def test_gradient_probe_in_every_cell_of_the_matrix(zero: int, offload: bool, accumulation: str, dtype: str) -> None:
+    settings = dataclasses.replace(SETTINGS, zero_stage=zero, offload=offload, accumulation=accumulation)
+    check = integrity.gradient_probe(settings, dtype)
+    lost = LOSING.get((zero, offload)) if accumulation == "unset" else None
+    if lost is None:
+        assert check == Check("gradient probe", "passed", "3 of 3 micro-batches kept", check.limit)
+    else:
+        assert check.status == "failed"
+        row = f"ZeRO {zero}, offload {'on' if offload else 'off'}, accumulation unset, 1 rank(s), {dtype}"
+        assert row in check.measured and f"weights moved {lost}" in check.measured
+        assert "set train.accumulation to boundary" in check.remedy
+
+
+def test_gradient_probe_on_two_ranks() -> None:
+    """Six micro-batches, three on each rank; then the same without boundaries."""
+    script = """
+import dataclasses, json
+from engine import integrity
+from engine.distributed import start_distributed
+from engine.settings import Settings
+start_distributed("cpu")
+for accumulation in ("boundary", "unset"):
+    check = integrity.gradient_probe(Settings(1e-3, 4, zero_stage=2, accumulation=accumulation), "float32")
+    print("CHECK", json.dumps(dataclasses.asdict(check)), flush=True)
+"""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(21_000 + os.getpid() % 10_000)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r), "OMP_NUM_THREADS": "1"},
+        )
+        for r in (0, 1)
+    ]
+    for out in [rank.communicate(timeout=180)[0] for rank in ranks]:
+        kept, lost = [json.loads(line.removeprefix("CHECK ")) for line in out.splitlines() if line.startswith("CHECK ")]
+        assert kept["status"] == "passed" and kept["measured"] == "6 of 6 micro-batches kept"
+        assert (
+            lost["status"] == "failed" and "2 of 6 micro-batches kept" in lost["measured"] and "2 rank(s)" in lost["measured"]
+        )
+
+
+@pytest.mark.parametrize("bug", ["mean_of_means", "openrlhf_loss_mean", "dropped_microbatch"])
+def test_layout_sees_a_wrong_average(bug: str) -> None:
+    method = methods.build("sft", {}, METHODS)
+    check = layout.check(bugs.trainer(bug), method, bugs.settings(bug, SETTINGS), "float32")
+    assert check.status == "failed" and "autograd" in check.measured and check.remedy
+
+
+def test_a_bug_that_cannot_happen_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dropped_microbatch needs train\.zero_stage 1 or 2"):
+        bugs.settings("dropped_microbatch", dataclasses.replace(SETTINGS, zero_stage=3))
+    with pytest.raises(ValueError, match=r"train\.offload moves ZeRO's optimizer state"):
+        dataclasses.replace(SETTINGS, zero_stage=0, offload=True)
+
+
+def rollouts(groups: list[list[tuple[tuple[int, ...], float]]]) -> list[tuple[Problem, Rollout]]:
+    """Groups of (tokens, log-prob of the whole response), each group one problem's."""
+    return [
+        (Problem(str(i), (1,), ""), Rollout((), tokens, (logp,) + (0.0,) * (len(tokens) - 1), 0.0, "stop"))
+        for i, group in enumerate(groups)
+        for tokens, logp in group
+    ]
+
+
+def row(**changes) -> dict:
+    agreed = {"largest": 1e-5, "mean": 1e-6}
+    quiet = {"seen": 2, "expected": 1.5, "variance": 1.0}
+    return {"canary": agreed, "logp_drift": agreed, "repeats": quiet, "finished": 0.9, **changes}
+
+
+def statuses(rows: list[dict], dtype: str = "float32") -> dict[str, str]:
+    return {check.name: check.status for check in integrity.of_updates(rows, dtype, 0.5)}
+
+
+def test_repeats_are_what_probabilities_predict() -> None:
+    """Two draws of probability .9 and .1: the second repeats the first with .9; another group's first draw repeats nothing."""
+    likely, other = ((5, 2), -0.10536051565782628), ((6, 2), -2.302585092994046)
+    found = integrity.repeats(rollouts([[likely, likely], [likely]]))
+    assert found == {"seen": 1, "expected": 0.9, "variance": 0.09}
+    found = integrity.repeats(rollouts([[likely, other, likely]]))
+    assert found == {"seen": 1, "expected": 1.9, "variance": 0.09}  # the third repeats either with .9 + .1
+    assert integrity.repeats(rollouts([[likely], [other]])) is None
+    assert integrity.repeats([]) is None
+
+
+def test_group_diversity_sees_one_seed_for_a_group_and_spares_a_confident_policy() -> None:
+    unlikely, sure = ((5, 6, 2), -3.0), ((5, 2), -0.001)
+    shared = integrity.repeats(rollouts([[unlikely] * 8 for _ in range(4)]))
+    confident = integrity.repeats(rollouts([[sure] * 8 for _ in range(24)]))
+    assert shared and shared["seen"] == 28 and confident and confident["seen"] == 168
+    assert statuses([row(repeats=shared)])["group diversity"] == "failed"
+    assert statuses([row(repeats=confident)] * 40)["group diversity"] == "passed"
+    small = integrity.repeats(rollouts([[unlikely] * 2]))  # one repeat alone is no proof, twenty are
+    assert statuses([row(repeats=small)])["group diversity"] == "passed"
+    assert statuses([row(repeats=small)] * 20)["group diversity"] == "failed"
+    assert integrity.log_chance(3, 5.0, 1.0) == 0.0
+
+
+def test_sampler_and_trainer_must_agree() -> None:
+    far = {"largest": 0.2, "mean": 0.01}
+    for key, name in (("canary", "sync canary"), ("logp_drift", "importance ratio")):
+        assert statuses([row(), row(**{key: far}), row()])[name] == "failed"
+        assert statuses([row(**{key: far})], "bfloat16")[name] == "passed"  # one token of bfloat16 may be that far off
+        assert statuses([row(**{key: {"largest": 2.0, "mean": 0.3}})], "bfloat16")[name] == "failed"
+        assert statuses([row(**{key: {"largest": float("nan"), "mean": float("nan")}})])[name] == "failed"
+    nothing = row(canary=None, logp_drift=None, repeats=None, finished=None)
+    assert set(statuses([nothing]).values()) == {"not applicable"}
+
+
+def test_end_of_sequence_is_about_the_model_the_stage_starts_from() -> None:
+    assert statuses([row(finished=0.49)])["end of sequence"] == "failed"
+    assert statuses([row(finished=0.5), row(finished=0.0)])["end of sequence"] == "passed"
+    check = integrity.of_updates([row(finished=0.1)], "float32", 0.5)[-1]
+    assert "train.max_response_tokens" in check.remedy and "train.min_finished" in check.remedy
+
+
+def test_a_certificate_is_sealed_by_its_digest() -> None:
+    checks = [Check("a", "passed", "1", "<= 2"), Check("b", "not applicable", "nothing", "")]
+    spec = {"run": "r", "seed": 0, "stage": "s", "inject": None}
+    written = certificate(spec, {"ranks": 1}, checks, ["0123"])
+    body = {key: value for key, value in written.items() if key != "digest"}
+    assert written["passed"] and written["digest"] == record.digest(body)
+    failed = certificate(spec, {"ranks": 1}, [*checks, Check("c", "failed", "3", "<= 2", "mend it")], ["0123"])
+    assert not failed["passed"] and failed["digest"] != written["digest"]
+
+
+GRPO = {"name": "grpo", "folder": str(METHODS), "settings": {}}
+HARD = {**TRAIN, "updates": 6, "prompts_per_update": 6, "learning_rate": 3e-3, "micro_batch_tokens": 256}
+
+
+def run(spec: dict, out: Path, **changes) -> dict:
+    """A short stage of group rollouts; returns its certificate."""
+    from engine import stage
+
+    stage.run({**spec, "run": "r", "method": GRPO, "train": HARD, **changes}, out)
+    return record.read_json(out / "certificate.json")
+
+
+def by_name(found: dict) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in found["checks"]}
+
+
+def test_a_clean_stage_passes_every_check(spec: dict, tmp_path: Path) -> None:
+    found = run(spec, tmp_path / "out")
+    assert found["passed"] and found["inject"] is None and set(by_name(found).values()) == {"passed"}
+    assert len(found["checks"]) == 6 and found["configuration"]["zero_stage"] == 2
+    done = record.read_json(tmp_path / "out" / "done.json")
+    assert done["certificate"] == found["digest"]
+    assert found["parents"] == [record.read_json(tmp_path / "base" / "done.json")["certificate"]]
+
+
+SEEN_BY = {
+    "dropped_microbatch": {"gradient probe", "layout"},
+    "mean_of_means": {"layout"},
+    "stale_weights": {"sync canary", "importance ratio"},
+    "shared_group_seed": {"group diversity"},
+    "openrlhf_loss_mean": {"layout"},
+}
+
+
+@pytest.mark.parametrize("bug", SEEN_BY)
+def test_an_injected_bug_is_seen_reported_and_does_not_stop(spec: dict, tmp_path: Path, bug: str, caplog) -> None:
+    found = run(spec, tmp_path / "out", inject=bug)
+    failed = {name for name, status in by_name(found).items() if status == "failed"}
+    assert failed == SEEN_BY[bug] and found["inject"] == bug and not found["passed"]
+    assert (tmp_path / "out" / "done.json").exists()
+    for name in failed:
+        assert caplog.text.count(f"injected {bug}, seen by {name}: failed") == 1
+
+
+def test_every_known_bug_is_tested_and_described() -> None:
+    import yaml
+
+    catalogue = yaml.safe_load((ROOT / "config" / "bugs.yaml").read_text())
+    assert catalogue.keys() == SEEN_BY.keys()
+    assert all(entry["about"] and entry["source"] for entry in catalogue.values())
+
+
+@pytest.mark.parametrize(
+    ("patch", "changes", "failing"),
+    [
+        (None, {"train": {**HARD, "accumulation": "unset"}}, "gradient probe"),
+        ("stale", {}, "sync canary"),
+        ("seed", {}, "group diversity"),
+        (None, {"train": {**HARD, "max_response_tokens": 4, "min_finished": 0.9}}, "end of sequence"),
+    ],
+)
+def test_a_check_that_fails_stops_the_stage(
+    spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str | None, changes: dict, failing: str
+) -> None:
+    """The same bugs, not asked for: no result, a certificate that says why, and an error that names the check."""
+    from engine.sampler.transformers import TransformersSampler
+
+    if patch == "seed":
+        monkeypatch.setattr(bugs, "sampler", lambda inject, clean: bugs.SharedSeed(clean))
+    if patch == "stale":
+        score = TransformersSampler.score
+        monkeypatch.setattr(TransformersSampler, "score", lambda self, rows: [[v - 0.01 for v in r] for r in score(self, rows)])
+    rows = record.read_rows(Path(spec["data"]))
+    for one in rows:
+        one.pop("demonstrations")
+    record.write_rows(Path(spec["data"]), rows)
+    with pytest.raises(IntegrityError, match=f"{failing}: failed"):
+        run(spec, tmp_path / "out", **changes)
+    assert not (tmp_path / "out" / "done.json").exists()
+    found = record.read_json(tmp_path / "out" / "certificate.json")
+    assert by_name(found)[failing] == "failed" and not found["passed"]
+
+
+def test_grader_self_check(tmp_path: Path) -> None:
+    from engine import evaluate
+
+    source, out = tmp_path / "b.jsonl", tmp_path / "b.golds.json"
+    rows = [{"id": str(i), "problem": "?", "answer": a} for i, a in enumerate(["5", r"\frac{1}{2}", "} {", "$t(0,4]$"])]
+    record.write_rows(source, rows)
+    with pytest.raises(ValueError, match=r"self-check of .*b.jsonl: .* it is otherwise for 1: 2\. Mend the data"):
+        evaluate.golds(source, out, [])
+    assert [row["id"] for row in record.read_json(out)["wrong"]] == ["2"] and not record.read_json(out)["passed"]
+    evaluate.golds(source, out, ["2"])
+    found = record.read_json(out)
+    assert found["passed"] and found["golds"] == 4 and found["known"] == ["2"]
+    assert "3" in [row["id"] for row in found["text_only"]]
+    with pytest.raises(ValueError, match=r"otherwise for 1: 1\."):
+        evaluate.golds(source, out, ["1", "2"])
+
+
+def test_the_problems_of_an_update_are_the_same_for_every_method(spec: dict, tmp_path: Path) -> None:
+    seen = {}
+    for name in ("sft", "grpo", "trapo"):
+        run(spec, tmp_path / name, method={"name": name, "folder": str(METHODS), "settings": {}}, train={**TRAIN, "updates": 2})
+        seen[name] = [row["problems"] for row in record.read_rows(tmp_path / name / "metrics.jsonl")]
+    assert len(set(seen["sft"])) == 2 and seen["sft"] == seen["grpo"] == seen["trapo"]
+
+
+def test_the_canary_scores_once_after_each_change() -> None:
+    class Sampler:
+        def __init__(self) -> None:
+            self.scored = 0
+
+        def score(self, rows):
+            self.scored += 1
+            return [[-1.0] for _ in rows]
+
+        def generate(self, requests):
+            return []
+
+    class Scorer:
+        def score(self, rows):
+            return [[-1.5] for _ in rows]
+
+    canary = integrity.Canary(Sampler(), Scorer(), [(1, 2)])
+    canary.generate([])
+    canary.generate([])
+    assert canary.sampler.scored == 1 and canary.found == {"largest": 0.5, "mean": 0.5}
+    canary.due = True
+    canary.generate([])
+    assert canary.sampler.scored == 2
+
+
+def test_both_ways_to_score_agree_with_what_was_sampled(spec: dict) -> None:
+    """The sampler's own log-probs while generating, its teacher-forced ones and the trainer's, padded and packed."""
+    from transformers import AutoModelForCausalLM
+
+    from engine.explore import Request
+    from engine.sampler.transformers import TransformersSampler
+    from engine.words import Sample
+
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "miniature" / "base", dtype=torch.float32)
+    method = methods.build("grpo", {}, METHODS)
+    sampler = TransformersSampler(model, 0, 1, 32, 0.7, 8192)
+    problems = [Problem("a", (5, 6, 7), ""), Problem("b", (8, 9, 10, 11, 12, 13), "")]
+    groups = sampler.generate([Request(p, Sample(2), (1, 2)) for p in problems])
+    rows = [p.prompt + r.tokens for p, group in zip(problems, groups, strict=True) for r in group]
+    written = [r.logp for group in groups for r in group]
+    for packed in (False, True):
+        trainer = Trainer(model, method, dataclasses.replace(SETTINGS, temperature=0.7, packed=packed), pad=0)
+        for scored in (sampler.score(rows), trainer.score(rows)):
+            for values, tokens, logp in zip(scored, rows, written, strict=True):
+                assert len(values) == len(tokens) - 1 and len(logp) > 0
+                assert values[-len(logp) :] == pytest.approx(list(logp), abs=1e-4)
