@@ -84,7 +84,7 @@ def bug_table(evidence: Evidence, changed: pd.DataFrame, about: dict[str, str], 
         f"run. ±: half of the 95 % interval of the change, both runs on the same draws of seeds and problems ({REPLICATES:,} "
         f"replicates). *: the interval excludes 0. {evidence.seeds()}",
         *(f"{bug}: {sentence(text)} {sentence(caught(bug, stages))}" for bug, text in about.items()),
-        *orders,
+        *(orders if len(clean) > 1 else []),
     )
     caption = "What a known bug would have done to each method."
     return Table("bug_study", caption, cells, unmarked(cells), numbers, footer, rule=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from engine import data, record, seeds
 from engine.explore import Request
 from engine.grade import Grader, grader_version
-from engine.stage import checked_weights, log, start_logging
+from engine.stage import checked_model, log, start_logging
 from engine.words import Sample
 
 
@@ -30,8 +30,7 @@ def generate(spec: dict, out: Path) -> None:
     from engine.sampler.transformers import TransformersSampler
 
     transformers_logging.disable_progress_bar()
-    source, settings = Path(spec["checkpoint"]) / "model", spec["evaluation"]
-    checked_weights(source.parent)
+    source, settings = checked_model(Path(spec["checkpoint"])), spec["evaluation"]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
     template = data.Template.read(Path(spec["template"]))

@@ -121,14 +121,14 @@ def write(out: Path, inputs: list[Path], outputs: list[Path], started: float, **
         "made": made(started),
         "about": about,
         "inputs": {str(path): record.file_sha256(path) for given in inputs for path in _files(given)},
-        "outputs": {
-            os.path.relpath(path, out.parent): record.file_sha256(path)
-            for given in outputs
-            for path in _files(given)
-            if path != out
-        },
+        "outputs": digests([path for given in outputs for path in _files(given) if path != out], out.parent),
     }
     record.write_json(out, {**written, "digest": record.digest(written)})
+
+
+def digests(paths: list[Path], folder: Path) -> dict[str, str]:
+    """sha256 of files, and of all files in folders, by their name relative to `folder`."""
+    return {os.path.relpath(path, folder): record.file_sha256(path) for given in paths for path in _files(given)}
 
 
 def _files(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ identifies the result. In the output folder:
     model/            the checkpoint as a Hugging Face folder
     metrics.jsonl     one line per update, the same in every repetition; timings.jsonl: its seconds
     certificate.json  what was checked before and during training (engine/integrity.py)
-    done.json         written last: digest, costs, settings, sha256 of the weights, provenance
+    done.json         written last: digest, costs, settings, sha256 of every file above, provenance; sealed by its own digest
     state/            resumable checkpoints while training; removed at the end
 """
 
@@ -31,6 +31,7 @@ from engine.grade import grader_version
 
 log = logging.getLogger("assay")
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify")
+OUTPUTS = ("model", "metrics.jsonl", "timings.jsonl", "certificate.json")
 
 
 def identity(spec: dict) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def run(spec: dict, out: Path) -> None:
         if spec["method"] is None:
             found = publish(spec, out)
         else:
-            checked_weights(Path(spec["parent"]))
+            checked_model(Path(spec["parent"]))
             from engine.training import Training  # imports torch
 
             found = Training(spec, out, parts).run()
@@ -104,14 +105,16 @@ def publish(spec: dict, out: Path) -> dict[str, Any]:
     return written
 
 
-def checked_weights(stage: Path) -> None:
-    """Raise ValueError if a finished stage's weights are no longer the ones it wrote."""
-    weights, wanted = stage / "model" / "model.safetensors", record.read_json(stage / "done.json")["weights_sha256"]
-    if not weights.is_file() or record.file_sha256(weights) != wanted:
-        raise ValueError(
-            f"{weights} is damaged or replaced: {stage / 'done.json'} says sha256 {wanted[:12]}...; delete {stage} and run "
-            "its stage again"
-        )
+def checked_model(stage: Path) -> Path:
+    """The model folder of a finished stage. Raises ValueError if a file in it is no longer the one the stage wrote."""
+    for name, wanted in record.read_json(stage / "done.json")["outputs"].items():
+        path = stage / name
+        if name.startswith("model/") and not (path.is_file() and record.file_sha256(path) == wanted):
+            raise ValueError(
+                f"{path} is damaged or replaced: {stage / 'done.json'} says sha256 {wanted[:12]}...; delete {stage} and run "
+                "its stage again"
+            )
+    return stage / "model"
 
 
 def parameter_count(weights: Path) -> int:
@@ -126,8 +129,7 @@ def parameter_count(weights: Path) -> int:
 
 def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: float) -> None:
     """Sum up the costs and write `done.json`, last and atomically; then the checkpoints for resuming can go."""
-    weights, logged = out / "model" / "model.safetensors", out / "metrics.jsonl"
-    rows, parameters = record.read_rows(logged), parameter_count(weights)
+    rows, parameters = record.read_rows(out / "metrics.jsonl"), parameter_count(out / "model" / "model.safetensors")
     done = {
         "run": spec["run"],
         "seed": spec["seed"],
@@ -137,13 +139,12 @@ def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: f
         "updates": len(rows),
         "parameters": parameters,
         "costs": metrics.costs(rows, record.read_rows(out / "timings.jsonl"), parameters, spec["train"]["device"]),
-        "weights_sha256": record.file_sha256(weights),
-        "metrics_sha256": record.file_sha256(logged),
         "certificate": found["digest"],
         "identity": parts,
+        "outputs": provenance.digests([out / name for name in OUTPUTS], out),
         "provenance": provenance.made(started),
     }
-    record.write_json(out / "done.json", done)
+    record.write_json(out / "done.json", {**done, "seal": record.digest(done)})
     shutil.rmtree(out / "state", ignore_errors=True)
 
 

@@ -69,7 +69,9 @@ class Report:
         self._record = path
         self.records += 1
         is_stage = path.name == "done.json"
-        read = self._read(path, {"digest": str, "identity": dict} if is_stage else {"inputs": dict, "outputs": dict})
+        read = self._read(
+            path, {"digest": str, "identity": dict, "outputs": dict} if is_stage else {"inputs": dict, "outputs": dict}
+        )
         if read is None:
             return
         if is_stage:
@@ -99,26 +101,21 @@ class Report:
         return read if whole else None
 
     def _provenance(self, read: dict[str, Any]) -> None:
-        self._same("result", "record", self._record, read.get("digest"), _sealed(read))
-        for name, sha256 in read["outputs"].items():
-            path = Path(os.path.normpath(self._record.parent / name))
-            self._same("result", "output", path, sha256, self._sha256(path))
+        self._same("result", "record", self._record, read.get("digest"), _sealed(read, "digest"))
+        self._outputs(read["outputs"])
         for name, sha256 in read["inputs"].items():
             self._same("source", "input", Path(name), sha256, self._sha256(Path(name)))
 
     def _stage(self, done: dict[str, Any]) -> None:
-        folder = self._record.parent
-        for key, name in {"weights_sha256": "model/model.safetensors", "metrics_sha256": "metrics.jsonl"}.items():
-            if key in done:
-                self._same("result", key.removesuffix("_sha256"), folder / name, done[key], self._sha256(folder / name))
-        path = folder / "certificate.json"
-        if path.exists() or done.get("certificate"):
-            certificate = self._read(path, {"digest": str})
-            if certificate:
-                self._same("result", "certificate", path, certificate["digest"], _sealed(certificate))
-                self._same("result", "certificate", path, done.get("certificate", certificate["digest"]), certificate["digest"])
-        if self._same("result", "record", self._record, done["digest"], record.digest(done["identity"])):
+        self._outputs(done["outputs"])
+        sealed = self._same("result", "record", self._record, done.get("seal"), _sealed(done, "seal"))
+        if sealed and self._same("result", "record", self._record, done["digest"], record.digest(done["identity"])):
             self._identity(done["identity"])  # an edited one says nothing about the sources
+
+    def _outputs(self, outputs: dict[str, str]) -> None:
+        for name, sha256 in outputs.items():
+            path = Path(os.path.normpath(self._record.parent / name))
+            self._same("result", "output", path, sha256, self._sha256(path))
 
     def _identity(self, then: dict[str, Any]) -> None:
         """What determined the stage, against what determines it now."""
@@ -176,6 +173,6 @@ def _sha256(path: Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def _sealed(read: dict[str, Any]) -> str:
-    """The digest a record must carry: of everything else in it."""
-    return record.digest({key: value for key, value in read.items() if key != "digest"})
+def _sealed(read: dict[str, Any], key: str) -> str:
+    """The digest that a record must carry under this key: of everything else in it."""
+    return record.digest({name: value for name, value in read.items() if name != key})

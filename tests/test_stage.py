@@ -35,7 +35,8 @@ def test_two_runs_agree_and_a_killed_run_resumes_to_the_same_bits(spec: dict, tm
         assert process.returncode == 0, errors
     rows, done = record.read_rows(first / "metrics.jsonl"), record.read_json(first / "done.json")
     assert len(rows) == 4 and any(row["guided"] for row in rows) and min(row["grad_norm"] for row in rows) > 0
-    assert done["weights_sha256"] != record.read_json(tmp_path / "base" / "done.json")["weights_sha256"]
+    weights = "model/model.safetensors"
+    assert done["outputs"][weights] != record.read_json(tmp_path / "base" / "done.json")["outputs"][weights]
     assert done["costs"]["seconds_update"] > 0 and done["provenance"]["packages"]["deepspeed"]
     assert outcome(second) == outcome(first)
 
