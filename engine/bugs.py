@@ -36,7 +36,7 @@ class SharedSeed:
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
-        self.score = sampler.score
+        self.score, self.fingerprint = sampler.score, sampler.fingerprint
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         return self.sampler.generate([replace(r, seeds=r.seeds[:1] * len(r.seeds)) for r in requests])

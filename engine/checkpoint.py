@@ -26,7 +26,8 @@ def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory:
     shutil.rmtree(temporary, ignore_errors=True)
     trainer.save(temporary)
     files = {str(p.relative_to(temporary)): record.file_sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
-    record.write_json(temporary / "about.json", {"identity": identity, "step": step, "memory": memory, "files": files})
+    about = {"identity": identity, "step": step, "memory": memory, "files": files}
+    record.write_json(temporary / "about.json", {**about, "seal": record.digest(about)})
     record.sync(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
@@ -42,10 +43,10 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
     configuration wrote raises ValueError naming what differs: its work is not thrown away, and not continued as something else.
     """
     for folder in sorted(state.glob("step-*"), reverse=True):
-        if not (folder / "about.json").exists():
-            log.warning("not using the checkpoint %s: it is incomplete; trying the one before", folder)
+        about = _about(folder)
+        if about is None:
+            log.warning("not using the checkpoint %s: about.json is missing or damaged; trying the one before", folder)
             continue
-        about = record.read_json(folder / "about.json")
         if changed := record.differences(about["identity"], identity):
             raise ValueError(
                 f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. Restore what changed to continue "
@@ -62,6 +63,16 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
             continue
         return folder, about
     return None
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    """A checkpoint's about.json, if it is whole."""
+    try:
+        about = record.read_json(folder / "about.json")
+    except (OSError, ValueError):
+        return None
+    seal = about.pop("seal", None) if isinstance(about, dict) else None
+    return about if seal == record.digest(about) else None
 
 
 def _is(path: Path, sha256: str) -> bool:

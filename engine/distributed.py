@@ -33,7 +33,7 @@ def start_distributed(device: str) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     if dist.is_initialized():
         return
-    backend = "gloo" if device == "cpu" else "nccl"
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"  # counts are added up on the CPU, gradients on the GPU
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:

@@ -1,10 +1,13 @@
 """Log-probs of given tokens under a model: the one forward pass of training, padded or packed, and of every check on it."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+TENSORS, WEIGHTS = 8, 65_536  # of a model's fingerprint: about so many tensors, and at most so many weights of each
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ def score(
         return values.new_zeros(back.shape).masked_scatter(back, values)
 
     return Scored(unpacked(flat.logp), None if flat.entropy is None else unpacked(flat.entropy))
+
+
+def fingerprint(model: Any) -> str:
+    """Digest of a few thousand weights from a few tensors spread over the model: another after any update, however small.
+
+    Under ZeRO-3 every rank must call it.
+    """
+    import deepspeed
+
+    parameters = list(model.parameters())
+    chosen = parameters[:: max(1, len(parameters) // TENSORS)]
+    taken = hashlib.sha256()
+    for parameter in chosen:
+        with deepspeed.zero.GatheredParameters([parameter] if hasattr(parameter, "ds_id") else []):
+            taken.update(parameter.detach().flatten()[:WEIGHTS].float().cpu().numpy().tobytes())
+    return taken.hexdigest()
 
 
 def _scored(logits: Tensor, predicted: Tensor, temperature: float, entropy: bool) -> Scored:

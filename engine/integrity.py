@@ -4,11 +4,12 @@ Before a stage trains, in the configuration it is about to train in:
 
     gradient probe      several micro-batches each move a weight of their own, all of them by the right amount
     layout              this method's gradient is plain autograd's, however an update is cut up (engine/layout.py)
+    rows apart          the live model gives a text the same log-probs alone and in a micro-batch with others
 
 While it trains, from what every update records anyway (`of_updates`):
 
-    sync canary         after every change of weights sampler and trainer give fixed texts the same log-probs
-    importance ratio    the sampler's log-probs of its own rollouts are the trainer's: the ratio is 1 at every update
+    sync canary         after every change of weights the sampler holds the trainer's and gives fixed texts the same log-probs
+    importance ratio    the sampler's log-probs of this update's own rollouts are the trainer's: the ratio is 1
     group diversity     rollouts repeat one another no more often than their own probabilities say
     end of sequence     the model the stage starts from ends its answers
 
@@ -75,6 +76,7 @@ def gradient_probe(settings: Settings, dtype: str) -> Check:
         wrong = [i for i, (a, b) in enumerate(zip(moved, wanted, strict=True)) if not abs(a - b) < 0.01 * PUSH]
         if wrong:
             break
+    engine.destroy()
     row = (
         f"DeepSpeed {version('deepspeed')}, ZeRO {settings.zero_stage}, offload {'on' if settings.offload else 'off'}, "
         f"accumulation {settings.accumulation}, {ranks} rank(s), {dtype}"
@@ -111,11 +113,42 @@ class Canary:
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         if self.due:
-            pairs = zip(self.sampler.score(self.rows), self.trainer.score(self.rows), strict=True)
-            apart = [abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
-            self.found = {"largest": max(apart), "mean": sum(apart) / len(apart)}
+            same = self.sampler.fingerprint() == self.trainer.fingerprint()
+            self.found = {**apart(self.sampler.score(self.rows), self.trainer.score(self.rows)), "same_weights": same}
             self.due = False
         return self.sampler.generate(requests)
+
+
+def apart(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Largest and mean |difference| of two scorings of the same rows, in nats; NaN if any of them is."""
+    flat = [torch.tensor([value for row in rows for value in row]) for rows in (ones, others)]
+    difference = (flat[0] - flat[1]).abs()
+    return {"largest": float(difference.max()), "mean": float(difference.mean())}
+
+
+def together(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Check:
+    """Whether the live model gives a text the same log-probs alone and in a micro-batch with others, padded or packed as in
+    this run: an architecture that lets rows see one another, or their padding, would train on something else."""
+    statistic, allowed = APART[dtype]
+    found = apart(trainer.score(rows), [trainer.score([row])[0] for row in rows])
+    failed = not found[statistic] <= allowed
+    remedy = "this model's rows are not independent of one another: set train.packed to false, or use another attention backend"
+    return Check(
+        "rows apart",
+        "failed" if failed else "passed",
+        f"{found[statistic]:.1e} nats at most",
+        f"{statistic} difference of a text's log-probs, alone and with others, <= {allowed:g} nats",
+        remedy if failed else "",
+    )
+
+
+def ended(rollouts: Sequence[tuple[Problem, Rollout]], limit: int) -> float | None:
+    """Share of rollouts that ended by themselves, of those that could have used the whole response `limit`; None without one.
+
+    What a method cut short itself, with `max_new_tokens`, says nothing about the model.
+    """
+    stops = [r.finish_reason == "stop" for _, r in rollouts if r.finish_reason == "stop" or len(r.prefix + r.tokens) >= limit]
+    return round(sum(stops) / len(stops), 4) if stops else None
 
 
 def repeats(rollouts: Sequence[tuple[Problem, Rollout]]) -> dict[str, float] | None:
@@ -141,23 +174,38 @@ def repeats(rollouts: Sequence[tuple[Problem, Rollout]]) -> dict[str, float] | N
 def of_updates(rows: Sequence[dict], dtype: str, min_finished: float) -> list[Check]:
     """The checks that metrics of updates allow, over all of `rows` together."""
     return [
-        _agreement("sync canary", [row["canary"] for row in rows], dtype, "the sampler does not have the trainer's weights"),
-        _agreement("importance ratio", [row["logp_drift"] for row in rows], dtype, "rollouts were not sampled by this policy"),
+        _canary([row["canary"] for row in rows if row["canary"]], dtype),
+        _agreement("importance ratio", [row["logp_drift"] for row in rows if row["logp_drift"]], dtype),
         _diversity([row["repeats"] for row in rows if row["repeats"]]),
         _endings(rows, min_finished),
     ]
 
 
-def _agreement(name: str, found: Sequence[dict[str, float] | None], dtype: str, cause: str) -> Check:
-    measured = [one for one in found if one]
+def _canary(found: Sequence[dict[str, Any]], dtype: str) -> Check:
+    check = _agreement("sync canary", found, dtype)
+    stale = sum(not one["same_weights"] for one in found)
+    limit = f"same weights, {check.limit}"
+    if not stale:
+        return replace(check, limit=limit)
+    remedy = "the sampler does not hold the trainer's weights: look at how they reach it after an update"
+    return Check(check.name, "failed", f"other weights in {stale} of {len(found)} updates, {check.measured}", limit, remedy)
+
+
+def _agreement(name: str, found: Sequence[dict[str, float]], dtype: str) -> Check:
     statistic, allowed = APART[dtype]
     limit = f"{statistic} difference of log-probs <= {allowed:g} nats"
-    if not measured:
-        return Check(name, "not applicable", "nothing was sampled", limit)
-    worst = max(one[statistic] for one in measured)
-    failed = not worst <= allowed
-    remedy = f"{cause}: look at how weights reach the sampler, its temperature, and its log-probs' kind" if failed else ""
-    return Check(name, "failed" if failed else "passed", f"{worst:.1e} nats at most in {len(measured)} updates", limit, remedy)
+    if not found:
+        return Check(name, "not applicable", "no rollout of this update's own policy was trained on", limit)
+    failed = not all(one[statistic] <= allowed for one in found)  # also for a NaN
+    worst = torch.tensor([one[statistic] for one in found]).max()
+    remedy = "sampler and trainer disagree: look at how weights reach the sampler, its temperature, and its log-probs' kind"
+    return Check(
+        name,
+        "failed" if failed else "passed",
+        f"{worst:.1e} nats at most in {len(found)} updates",
+        limit,
+        remedy if failed else "",
+    )
 
 
 def _diversity(found: Sequence[dict[str, float]]) -> Check:
@@ -183,11 +231,11 @@ def log_chance(seen: float, expected: float, variance: float) -> float:
 
 
 def _endings(rows: Sequence[dict], min_finished: float) -> Check:
-    """Of the first update's rollouts: what the model does before it has been trained here."""
-    finished = rows[0]["finished"]
-    limit = f">= {min_finished:.0%} end by themselves at the first update"
+    """Of the first update that sampled: what the model does before much has been learned here."""
+    finished = next((row["ended"] for row in rows if row["ended"] is not None), None)
+    limit = f">= {min_finished:.0%} end by themselves at the first update that samples"
     if finished is None:
-        return Check("end of sequence", "not applicable", "nothing was sampled", limit)
+        return Check("end of sequence", "not applicable", "nothing was sampled up to the response limit", limit)
     failed = finished < min_finished
     remedy = (
         "the model does not end its answers under this template: check the template and the end-of-sequence token, raise "

@@ -40,6 +40,7 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
         trainer = trainer_class(_small_model(dtype), method, variant, pad=0)
         norms[name] = trainer.update(trajectories)["grad_norm"]
         ends[name] = torch.tensor(integrity.weights(trainer.engine, variant))
+        trainer.engine.destroy()  # or its buffers stay for the whole stage
     step = float((ends["one"] - start).norm())
     off_norm = max(abs(found - norm) for found in norms.values()) / norm if norm else math.inf
     off_step = max(float((end - ends["one"]).norm()) for end in ends.values()) / step if step else math.inf
@@ -87,7 +88,8 @@ def _trajectories(limit: int) -> list[Trajectory]:
 
 
 def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings, dtype: str) -> float:
-    """Norm of the gradient of the whole update in one padded batch: the loss written out, no engine."""
+    """Norm of the gradient of the whole update in one padded batch: an independent reference, so the loss is written out here
+    once more instead of asking the trainer for it."""
     model, batch = _small_model(dtype).to(settings.device), collate(trajectories, pad=0)
     moved = {name: v.to(settings.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
     input_ids = batch.input_ids.to(settings.device)

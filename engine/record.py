@@ -105,10 +105,13 @@ def whole_rows(path: Path) -> list[dict]:
     """The rows of a log that a killed process may have cut short: a half-written last line is dropped, with a warning."""
     if not path.exists():
         return []
-    *lines, rest = path.read_text().split("\n")
+    *lines, rest = path.read_bytes().split(b"\n")
     if rest:
         log.warning("%s: dropping its half-written last line, %r", path, rest[:80])
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} holds a line that is not JSON ({error}); delete the file to start its stage over") from error
 
 
 @contextlib.contextmanager

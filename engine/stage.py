@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -57,14 +58,18 @@ def run(spec: dict, out: Path) -> None:
     """Carry the stage out, or find that it has been. Raises ValueError for anything a user can mend, IntegrityError if a check
     failed."""
     started = time.time()
+    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(f"WORLD_SIZE is {ranks}: a stage runs in one process; start it without a launcher")
     provenance.git()  # asked now: a commit made while a stage runs is not what it runs
     with record.claimed(out):
         parts = identity(spec)
         done = out / "done.json"
-        if done.exists() and record.read_json(done)["digest"] == record.digest(parts):
-            log.info("%s is up to date", out)
-            return
-        done.unlink(missing_ok=True)
+        if done.exists():
+            shutil.rmtree(out / "state", ignore_errors=True)  # of no more use to a finished stage
+            if record.read_json(done)["digest"] == record.digest(parts):
+                log.info("%s is up to date", out)
+                return
+            done.unlink()
         if spec["method"] is None:
             found = publish(spec, out)
         else:

@@ -38,18 +38,18 @@ class Tokens:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass: input_ids [B, L], each row's length without padding [B], the view for the loss [B, T = L - 1], and how
-    many of the rows are trajectories (0 for the filling that keeps ranks in step)."""
+    """One forward pass: input_ids [B, L], each row's length without padding [B], the view for the loss [B, T = L - 1], and the
+    trajectories the rows are (none of them in the filling that keeps ranks in step)."""
 
     input_ids: Tensor
     lengths: Tensor
     tokens: Tokens
-    trajectories: int
+    trajectories: tuple[Trajectory, ...]
 
     def filling(self) -> "MicroBatch":
         """The same forward pass with nothing trained: an empty micro-batch for a rank that has run out of its own."""
         nothing = torch.zeros_like(self.tokens.trained)
-        return replace(self, tokens=replace(self.tokens, trained=nothing, response=nothing), trajectories=0)
+        return replace(self, tokens=replace(self.tokens, trained=nothing, response=nothing), trajectories=())
 
 
 def length(trajectory: Trajectory) -> int:
@@ -79,7 +79,7 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
                 old_logp[row, here] = torch.tensor(segment.logp, dtype=dtype)
     fields = (old_logp, advantage, expert, trained, response)
     shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *(field[:, 1:] for field in fields))
-    return MicroBatch(input_ids, torch.tensor([length(t) for t in trajectories]), shifted, len(trajectories))
+    return MicroBatch(input_ids, torch.tensor([length(t) for t in trajectories]), shifted, tuple(trajectories))
 
 
 def micro_batches(

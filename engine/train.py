@@ -5,7 +5,7 @@ Every loss term is sum / count with the count taken over the whole update first;
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,25 +31,31 @@ class Counts:
 
 
 class Drift:
-    """|log-prob of the sampler - log-prob of the trainer| over own tokens, in nats: largest and mean, 1e-6 or so in fp32."""
+    """|log-prob of the sampler - log-prob of the trainer| over own tokens, in nats: largest and mean, 1e-6 or so in fp32.
 
-    def __init__(self) -> None:
-        self.largest, self.sum, self.tokens = 0.0, 0.0, 0
+    Only of trajectories that are `fresh`: sampled for this very update, and trained on in the context they were sampled in.
+    Replayed rollouts and those whose hint was taken away are meant to differ.
+    """
 
-    def add(self, view: Tokens) -> None:
-        own = view.response & ~view.expert
+    def __init__(self, fresh: Callable[[Trajectory], bool]) -> None:
+        self.fresh = fresh
+        self.largest, self.sum, self.tokens = torch.zeros(()), 0.0, 0
+
+    def add(self, view: Tokens, trajectories: Sequence[Trajectory]) -> None:
+        rows = [i for i, trajectory in enumerate(trajectories) if self.fresh(trajectory)]
+        own = (view.response & ~view.expert)[rows]
         if own.any():
-            apart = (view.logp.detach() - view.old_logp)[own].abs()
-            self.largest = max(self.largest, float(apart.max()))
+            apart = (view.logp.detach() - view.old_logp)[rows][own].abs().cpu()
+            self.largest = torch.maximum(self.largest, apart.max())  # keeps a NaN, as Python's max does not
             self.sum += float(apart.sum())
             self.tokens += apart.numel()
 
     def measured(self) -> dict[str, float] | None:
-        """Over all ranks; None without own tokens."""
+        """Over all ranks; None without such tokens."""
         found = _summed({"sum": self.sum, "tokens": float(self.tokens)})
-        largest = torch.tensor(self.largest)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return {"largest": float(largest), "mean": found["sum"] / found["tokens"]} if found["tokens"] else None
+        if dist.get_world_size() > 1:
+            dist.all_reduce(self.largest, op=dist.ReduceOp.MAX)
+        return {"largest": float(self.largest), "mean": found["sum"] / found["tokens"]} if found["tokens"] else None
 
 
 class Trainer:
@@ -71,12 +77,15 @@ class Trainer:
     def model(self) -> Any:
         return self.engine.module
 
-    def update(self, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    def update(
+        self, trajectories: Sequence[Trajectory], fresh: Callable[[Trajectory], bool] = lambda trajectory: True
+    ) -> dict[str, Any]:
         """One optimizer step on these trajectories; every rank is given all of them and computes its share.
 
-        Returns loss per term, gradient norm before clipping, learning rate and token counts; an update without a trained token
-        (a method that found nothing to learn from) leaves the weights alone and says so by its counts. Raises
-        FloatingPointError if loss or gradient is not finite; the weights are then not to be used.
+        `fresh` says which of them must have importance ratio 1. Returns loss per term, gradient norm before clipping, learning
+        rate, token counts and how far the ratios are from 1; an update without a trained token (a method that found nothing to
+        learn from) leaves the weights alone and says so by its counts. Raises FloatingPointError if loss or gradient is not
+        finite; the weights are then not to be used.
         """
         batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
         counts = [self._counts(batch) for batch in batches]
@@ -91,18 +100,18 @@ class Trainer:
         divisors = self._divisors([count.terms for count in counts])
         losses = dict.fromkeys(divisors[0], 0.0)
         seen = dict.fromkeys(divisors[0], 0.0)
-        drift = Drift()
+        drift = Drift(fresh)
 
         def loss(batch: MicroBatch, divisor: dict[str, float]) -> Tensor:
             view = self._forward(batch)
-            drift.add(view)
+            drift.add(view, batch.trajectories)
             total = view.logp.sum() * 0.0  # ranks must run the same backward passes, also where nothing is trained
             for name, term in self._terms(view).items():
                 mask = view.trained if term.mask is None else term.mask
                 value = term.reduce.numerator(term.values, mask, self.settings.response_tokens) / max(1, divisor[name])
                 total = total + term.coefficient * value
                 losses[name] += value.item()
-                seen[name] += term.reduce.count(mask, batch.trajectories)
+                seen[name] += term.reduce.count(mask, len(batch.trajectories))
             return total
 
         share = self._share(list(zip(batches, divisors, strict=True)))
@@ -136,6 +145,10 @@ class Trainer:
             )
         return [logp[: len(row) - 1].tolist() for logp, row in zip(found.logp, rows, strict=True)]
 
+    def fingerprint(self) -> str:
+        """Digest of weights in training, to be compared with the sampler's. Every rank must call it."""
+        return forward.fingerprint(self.model)
+
     def _terms(self, view: Tokens) -> dict[str, Term]:
         """The method's loss as named terms; a bare tensor is one term under the method's `reduce`."""
         value = self.method.loss(view)
@@ -149,7 +162,7 @@ class Trainer:
         """
         view = replace(batch.tokens, entropy=torch.zeros_like(batch.tokens.logp))
         terms = {
-            name: term.reduce.count(view.trained if term.mask is None else term.mask, batch.trajectories)
+            name: term.reduce.count(view.trained if term.mask is None else term.mask, len(batch.trajectories))
             for name, term in self._terms(view).items()
         }
         own, imitated = view.trained & ~view.expert, view.trained & view.expert

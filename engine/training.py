@@ -13,11 +13,10 @@ from tqdm import tqdm
 from engine import certificate as certificates
 from engine import checkpoint, data, explore, methods, metrics, record, seeds
 from engine.grade import Grader
-from engine.words import Problem
+from engine.words import Problem, Trajectory
 
 log = logging.getLogger("assay")
-CANARIES = 3  # texts that sampler and trainer both score after every change of weights
-CANARY_TOKENS = 64
+CANARIES = (64, 48, 32)  # lengths of the texts that sampler and trainer both score after every change of weights
 
 
 class Training:
@@ -52,6 +51,7 @@ class Training:
 
         torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; set so that nothing can
         model = load()
+        refuse_dropout(model)
         window = model.config.max_position_embeddings
         if shared["max_prompt_tokens"] + shared["max_response_tokens"] > window:
             raise ValueError(
@@ -70,8 +70,11 @@ class Training:
             shared["temperature"],
             shared["sample_batch_tokens"],
         )
-        texts = [(p.prompt + (p.demonstrations[0] if p.demonstrations else ()))[:CANARY_TOKENS] for p in self.problems]
-        self.sampler = Canary(bugs.sampler(self.inject, sampler), self.trainer, texts[:CANARIES])
+        self.texts = [
+            (problem.prompt + (problem.demonstrations[0] if problem.demonstrations else ()))[:length]
+            for problem, length in zip(self.problems, CANARIES, strict=False)
+        ]
+        self.sampler = Canary(bugs.sampler(self.inject, sampler), self.trainer, self.texts)
         self.memory: dict[str, Any] = {}
         self.undecided = 0
 
@@ -96,9 +99,9 @@ class Training:
                 batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
                 row = self.step(step, batch)
                 rows.append(row)
-                self.certify(rows)
                 record.append_row(self.out / "metrics.jsonl", row)
                 record.append_row(self.out / "timings.jsonl", self.spent())
+                self.certify(rows)
                 bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], refresh=False)
                 if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
                     with self.timed("checkpoint"):
@@ -120,6 +123,7 @@ class Training:
         self.probes = [
             integrity.gradient_probe(settings, dtype),
             layout.check(type(self.trainer), self.method, settings, dtype),
+            integrity.together(self.trainer, self.texts, dtype),
         ]
         self.reported: set[str] = set()
         self.certify([])
@@ -147,7 +151,7 @@ class Training:
 
     def step(self, step: int, batch: list[Problem]) -> dict[str, Any]:
         """Explore one batch of problems and make one update; returns its line of metrics."""
-        from engine.integrity import repeats
+        from engine.integrity import ended, repeats
 
         total, seed = self.shared["updates"], self.spec["seed"]
         self.undecided = 0
@@ -159,7 +163,8 @@ class Training:
             if hasattr(self.method, "update"):
                 trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))
         with self.timed("update"):
-            update = self.trainer.update(trajectories)
+            sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}
+            update = self.trainer.update(trajectories, lambda trajectory: _context(trajectory) in sampled)
         trained = update.pop("trained_tokens")
         return {
             "step": step,
@@ -168,6 +173,7 @@ class Training:
             **update,
             "canary": self.sampler.found,
             "repeats": repeats(found.rollouts),
+            "ended": ended(found.rollouts, self.shared["max_response_tokens"]),
             "sampled_tokens": found.sampled_tokens,
             "graded_rollouts": len(found.rollouts),
             "undecided": self.undecided,
@@ -186,9 +192,12 @@ class Training:
     def resume(self) -> tuple[list[dict], list[dict]]:
         """Load the newest usable checkpoint; returns metrics and timings up to it. None: start from the parent."""
         rows, timings = (record.whole_rows(self.out / name) for name in ("metrics.jsonl", "timings.jsonl"))
-        found = checkpoint.newest(self.out / "state", self.parts, min(len(rows), len(timings)))
+        state = self.out / "state"
+        found = checkpoint.newest(state, self.parts, min(len(rows), len(timings)))
         if found is None:
-            shutil.rmtree(self.out / "state", ignore_errors=True)  # what is in it is of no use to this stage
+            if any(state.glob("step-*")):
+                log.warning("no checkpoint in %s can be used; starting over", state)
+            shutil.rmtree(state, ignore_errors=True)
             return [], []
         folder, about = found
         self.trainer.load(folder)
@@ -207,3 +216,23 @@ class Training:
         spent = {f"seconds_{phase}": round(seconds, 3) for phase, seconds in self.seconds.items()}
         self.seconds = dict.fromkeys(metrics.PHASES, 0.0)
         return spent
+
+
+def _context(trajectory: Trajectory) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """(problem, what an expert wrote first, what the policy wrote after it), as a rollout has them."""
+    before: tuple[int, ...] = ()
+    for segment in trajectory.segments:
+        if not segment.expert:
+            return trajectory.problem.id, before, segment.tokens
+        before += segment.tokens
+    return trajectory.problem.id, before, ()
+
+
+def refuse_dropout(model: Any) -> None:
+    """Raise ValueError for a model with dropout: its gradient depends on how an update is cut up and where a run resumed."""
+    rates = {key: value for key, value in model.config.to_dict().items() if key.endswith(("dropout", "pdrop", "dropout_rate"))}
+    if used := {key: value for key, value in rates.items() if value}:
+        raise ValueError(
+            f"the model drops units at random ({', '.join(f'{key} {value}' for key, value in used.items())}); set these to 0 "
+            "in its config.json: a random mask depends on how an update is cut up, and a resumed run would draw another one"
+        )

@@ -104,7 +104,8 @@ class Report:
         self._same("result", "record", self._record, read.get("digest"), _sealed(read, "digest"))
         self._outputs(read["outputs"])
         for name, sha256 in read["inputs"].items():
-            self._same("source", "input", Path(name), sha256, self._sha256(Path(name)))
+            kind: Kind = "result" if name.startswith("results/") else "source"
+            self._same(kind, "input", Path(name), sha256, self._sha256(Path(name)))
 
     def _stage(self, done: dict[str, Any]) -> None:
         self._outputs(done["outputs"])

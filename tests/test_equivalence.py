@@ -47,9 +47,8 @@ class Recording(Trainer):
     def _step(self) -> float:
         from deepspeed.utils import safe_get_full_grad
 
-        own = self.settings.zero_stage == 0
-        found = [p.grad if own else safe_get_full_grad(p) for p in self.model.parameters()]
-        self.gradient = torch.cat([g.flatten().double() for g in found])
+        full = (lambda p: p.grad) if self.settings.zero_stage == 0 else safe_get_full_grad
+        self.gradient = torch.cat([full(p).flatten().double() for p in self.model.parameters()])
         return super()._step()
 
 

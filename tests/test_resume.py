@@ -38,8 +38,8 @@ class Method:
 '''
 
 
-def train(spec: dict, out: Path, phase: Path, kill: tuple[str, int, float] | None = None) -> None:
-    """What the killed processes do: run the stage, writing each phase entered into the file `phase`.
+def train(spec: dict, out: Path, diary: Path, kill: tuple[str, int, float] | None = None) -> None:
+    """What the killed processes do: run the stage, writing each phase entered into the file `diary`.
 
     `kill`: SIGKILL this process so many seconds after it has entered the phase of that name for the n-th time.
     """
@@ -48,12 +48,12 @@ def train(spec: dict, out: Path, phase: Path, kill: tuple[str, int, float] | Non
 
     timed, entered = Training.timed, []
 
-    def noted(self: Training, name: str):
-        record.write_text(phase, name)
-        entered.append(name)
-        if kill and name == kill[0] and entered.count(name) == kill[1]:
+    def noted(self: Training, phase: str):
+        record.write_text(diary, phase)
+        entered.append(phase)
+        if kill and phase == kill[0] and entered.count(phase) == kill[1]:
             threading.Timer(kill[2], os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return timed(self, name)
+        return timed(self, phase)
 
     Training.timed = noted
     run(spec, out)
@@ -148,6 +148,45 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(training, capl
     assert training.resume() == ([], [])
 
 
+@pytest.mark.parametrize("harm", [lambda text: text[: len(text) // 2], lambda text: text.replace("[\n      4", "[\n      9")])
+def test_an_edited_or_truncated_record_is_passed_over_too(training, harm, caplog: pytest.LogCaptureFixture) -> None:
+    about = training.out / "state" / "step-000004" / "about.json"
+    assert harm(about.read_text()) != about.read_text()
+    about.write_text(harm(about.read_text()))
+    assert len(training.resume()[0]) == 2 and training.memory == {"kept": [2]}
+    assert "about.json is missing or damaged; trying the one before" in caplog.text
+
+
+def test_a_checkpoint_ahead_of_its_timings_is_passed_over(training) -> None:
+    record.write_rows(training.out / "timings.jsonl", ({"step": i} for i in range(3)))
+    assert len(training.resume()[0]) == 2
+
+
+def test_everything_is_on_the_disk_before_a_checkpoint_counts(training, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.add(os.readlink(f"/proc/self/fd/{file}")) or fsync(file))
+    checkpoint.save(training.trainer, training.out / "state", 6, training.parts, {})
+    names = {Path(name).name for name in synced}
+    assert {p.name for p in (training.out / "state" / "step-000006").rglob("*") if p.is_file()} <= names | {"about.json"}
+    assert ".step-000006.tmp" in names and "state" in names
+
+
+def test_what_a_finished_stage_left_behind_is_cleared(spec: dict, tmp_path: Path) -> None:
+    """Killed between done.json and the end: the next run finds it done, or starts over when the configuration changed."""
+    from engine.stage import run
+
+    method = {"name": "sft", "folder": str(METHODS), "settings": {}}
+    spec = {**spec, "method": method, "train": {**TRAIN, "updates": 2, "checkpoint_every": 1}}
+    out = tmp_path / "out"
+    for change, rate in ((False, 1e-3), (True, 2e-3)):
+        run({**spec, "train": {**spec["train"], "learning_rate": 1e-3}}, out)
+        (out / "state" / "step-000001").mkdir(parents=True)
+        (out / "state" / "step-000001" / "about.json").write_text("{}")
+        run({**spec, "train": {**spec["train"], "learning_rate": rate}}, out)
+        assert not (out / "state").exists()
+        assert record.read_json(out / "done.json")["identity"]["spec"]["train"]["learning_rate"] == rate, change
+
+
 def test_a_checkpoint_ahead_of_its_metrics_is_passed_over(training, caplog: pytest.LogCaptureFixture) -> None:
     (training.out / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
     assert len(training.resume()[0]) == 2
@@ -174,10 +213,9 @@ def test_memory_that_a_resume_would_not_restore_is_refused(tmp_path: Path, memor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
-    with (
-        record.claimed(tmp_path),
-        pytest.raises(ValueError, match="in use by another process"),
-        record.claimed(tmp_path),
-    ):
-        pass
+def test_a_second_run_in_the_same_folder_is_refused(spec: dict, tmp_path: Path) -> None:
+    from engine.stage import run
+
+    with record.claimed(tmp_path / "out"), pytest.raises(ValueError, match="in use by another process"):
+        run(spec, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import record
+from engine import evaluate, record
 from tests.conftest import METHODS, ROOT, TRAIN
 
 
@@ -86,6 +86,9 @@ def test_corrupted_weights_are_named(spec: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"base/model/model.safetensors is damaged or replaced.*delete .* run its stage again"):
         run(spec, tmp_path / "out")
     assert not (tmp_path / "out" / "done.json").exists()
+    evaluation = {"checkpoint": str(tmp_path / "base"), "evaluation": {}, "template": spec["template"], "benchmarks": {}}
+    with pytest.raises(ValueError, match="damaged or replaced"):
+        evaluate.generate(evaluation, tmp_path / "eval")
 
 
 def test_a_method_that_fails_leaves_no_result(spec: dict, tmp_path: Path) -> None:
@@ -128,6 +131,30 @@ def test_bad_data_is_named_and_loses_nothing(spec: dict, tmp_path: Path, change:
     assert not (tmp_path / "out" / "done.json").exists()
 
 
+def test_a_model_with_dropout_and_a_launcher_are_refused(spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.stage import run
+
+    base = {**spec, "run": "base", "stage": "base", "method": None, "parent": None, "model": {"path": str(tmp_path / "model")}}
+    shutil.copytree(ROOT / "miniature" / "base", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**record.read_json(config), "attention_dropout": 0.1}))
+    run(base, tmp_path / "dropping")
+    with pytest.raises(ValueError, match=r"attention_dropout 0.1\); set these to 0"):
+        run({**spec, "parent": str(tmp_path / "dropping")}, tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2: a stage runs in one process"):
+        run(spec, tmp_path / "out")
+
+
+def test_the_engines_sources_are_part_of_a_stages_identity(spec: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.stage import identity
+
+    before = identity(spec)
+    monkeypatch.setattr(record, "fingerprint", lambda folder, *pattern: f"another {folder}")
+    after = identity(spec)
+    assert before != after and {key for key in before if before[key] != after[key]} == {"engine"}
+
+
 def test_another_base_model_is_another_stage(spec: dict, tmp_path: Path) -> None:
     from engine.stage import identity, run
 
@@ -157,6 +184,12 @@ def test_a_half_written_last_line_is_dropped_with_a_warning(tmp_path: Path, capl
     path.write_text('{"step": 0}\n{"step": 1}\n{"st')
     assert record.whole_rows(path) == [{"step": 0}, {"step": 1}]
     assert "metrics.jsonl: dropping its half-written last line" in caplog.text
+    path.write_bytes(b'{"step": 0}\n{"step": "\xc3')  # cut inside a character
+    assert record.whole_rows(path) == [{"step": 0}]
+    path.write_text('{"step": 0}\n{"st\n{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl holds a line that is not JSON"):
+        record.whole_rows(path)
+    path.write_text('{"step": 0}\n{"step": 1}\n{"st')
     with pytest.raises(ValueError, match="line 3 is not JSON"):
         record.read_rows(path)
     shutil.rmtree(tmp_path)

@@ -12,9 +12,10 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import methods
+from engine.reduce import mean_over_tokens
 from engine.settings import Settings
 from engine.tokens import collate
-from engine.train import Trainer
+from engine.train import Drift, Trainer
 from engine.words import Problem, Rollout, Term, Trajectory, expert, own
 from tests.conftest import METHODS, ROOT
 
@@ -195,6 +196,60 @@ def test_a_non_finite_loss_is_refused() -> None:
 
     with pytest.raises(FloatingPointError, match="not finite"):
         Trainer(small_model(), Broken(), SETTINGS, pad=0).update(trajectories())
+
+
+def test_two_updates_are_those_of_plain_adamw_with_schedule_weight_decay_and_clipping() -> None:
+    """Warm-up doubles the second rate; the gradient is clipped to a tenth of its norm."""
+    method = build("sft", "matched")
+    _, gradient = plain_gradient(method, trajectories())
+    clip = float(gradient.norm()) / 10
+    settings = dataclasses.replace(SETTINGS, warmup_updates=2, weight_decay=0.1, clip_gradient=clip, micro_batch_tokens=40)
+    trainer = Trainer(small_model(), method, settings, pad=0)
+    assert [trainer.update(trajectories())["lr"] for _ in range(2)] == [0.005, 0.01]
+
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=settings.betas, weight_decay=0.1)
+    for rate in (0.005, 0.01):
+        optimizer.zero_grad()
+        batch = collate(trajectories(), 0)
+        logp_all = torch.log_softmax(model(input_ids=batch.input_ids).logits[:, :-1], dim=-1)
+        logp = logp_all.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+        (-logp[batch.tokens.trained].sum() / batch.tokens.trained.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    assert_same_step(weights(trainer), torch.cat([p.detach().flatten().double() for p in model.parameters()]))
+
+
+def test_a_mask_that_follows_the_policy_is_refused() -> None:
+    class Chooser:
+        def loss(self, t):
+            return {"likely": Term(-t.logp, mean_over_tokens, mask=t.trained & (t.logp > -4.0))}
+
+    with pytest.raises(ValueError, match="masks changed with the policy"):
+        Trainer(small_model(), Chooser(), SETTINGS, pad=0).update(trajectories())
+
+
+def test_drift_is_of_fresh_rollouts_at_the_sampling_temperature_and_keeps_a_nan() -> None:
+    """`old_logp` is -4.1 everywhere: the drift is the largest and mean |logp + 4.1| over own tokens of the fresh rows."""
+    settings = dataclasses.replace(SETTINGS, temperature=0.5, micro_batch_tokens=40)
+    for fresh in (lambda t: True, lambda t: t.problem.id in ("0", "4")):
+        trainer = Trainer(small_model(), build("grpo", "matched"), settings, pad=0)
+        rows = [t for t in trajectories() if fresh(t)]
+        batch = collate(rows, 0)
+        logits = small_model()(input_ids=batch.input_ids).logits[:, :-1] / 0.5
+        logp = torch.log_softmax(logits, dim=-1).gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+        own_tokens = batch.tokens.response & ~batch.tokens.expert
+        apart = (logp.detach() + 4.1)[own_tokens].abs()
+        found = trainer.update(trajectories(), fresh)["logp_drift"]
+        assert apart.max() > 0.1
+        assert found == pytest.approx({"largest": float(apart.max()), "mean": float(apart.mean())}, rel=1e-4)
+    drift = Drift(lambda t: True)
+    for value in (0.0, float("nan"), 0.0):
+        view = dataclasses.replace(batch.tokens, logp=torch.full_like(batch.tokens.logp, value))
+        drift.add(view, rows)
+    found = drift.measured()
+    assert found and found["largest"] != found["largest"]
 
 
 def test_learning_rate_schedules() -> None:

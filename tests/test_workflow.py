@@ -220,6 +220,11 @@ def test_the_example_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
         ({"overrides": {"trapo": {"clip": "low"}}, "runs": ["trapo"]}, "it must be a number or nothing"),
         ({"overrides": {"trapo": {"reduce": "mean"}}, "runs": ["trapo"]}, "'mean' is no denominator"),
         ({"overrides": {"hlf": {}}}, "unknown run in overrides: 'hlf'; did you mean 'half'"),
+        (
+            {"inject": "stale_weights", "runs": ["base", "half+mean_of_means"]},
+            "run 'half+mean_of_means', which has a bug already",
+        ),
+        ({"inject": "dropped_microbatch", "train": {**SMALL["train"], "zero_stage": 3}}, "it needs train.zero_stage in [1, 2]"),
         ({"template": "config/templates/none.txt"}, "template config/templates/none.txt does not exist"),
     ],
 )

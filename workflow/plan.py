@@ -114,12 +114,26 @@ class Plan:
             return run
         if bug not in self.bugs:
             raise nearest("bug to inject", bug, self.bugs)
+        if run.bug:
+            raise ValueError(
+                f"inject: {bug} would go on top of run {run.label!r}, which has a bug already; drop one of the two"
+            )
+        if wrong := self._lacking(run, bug):
+            raise ValueError(
+                f"bug {bug} cannot happen in run {run.label!r}: it needs {wrong}; change that or leave the bug out"
+            )
         return replace(run, bug=bug)
 
+    def _lacking(self, run: Run, bug: str) -> str:
+        """What a bug needs of the shared settings and a run does not have; empty if the bug can happen there."""
+        settings = {**self.config["train"], **self.config["overrides"].get(run.clean, {})}
+        needs = self.bugs[bug].get("needs", {})
+        return ", ".join(f"train.{key} in {allowed}" for key, allowed in needs.items() if settings.get(key) not in allowed)
+
     def bug_study(self) -> list[Run]:
-        """Every trained run of the configuration, clean and with each known bug alone."""
-        clean = [replace(run, bug=None) for run in self.runs if run.method != BASE]
-        return [*clean, *(self.injected(run, bug) for run in clean for bug in self.bugs)]
+        """Every trained run of the configuration, clean and with each known bug alone, where it can happen."""
+        clean = list(dict.fromkeys(replace(run, bug=None) for run in self.runs if run.method != BASE))
+        return [*clean, *(replace(run, bug=bug) for run in clean for bug in self.bugs if not self._lacking(run, bug))]
 
     def _shared_runs(self) -> set[str]:
         """Runs that are not rows but train a stage some row starts with."""
@@ -245,7 +259,7 @@ class Plan:
 
     def known_golds(self, name: str) -> list[str]:
         """Ids whose gold answer is known not to grade as correct against itself."""
-        return self.benchmarks[name].get("known_golds", []) if name in self.benchmarks else []
+        return self.config["train_known_golds"] if name == "train" else self.benchmarks[name].get("known_golds", [])
 
     def data_source(self, name: str) -> str:
         """Where `train` or a benchmark comes from: a file, or the word `miniature` for generated data."""

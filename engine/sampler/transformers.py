@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from engine.explore import Request
+from engine.forward import fingerprint
 from engine.words import Rollout
 
 # (tokens of prompt and prefix, new tokens allowed, seed) -> (generated tokens, their log-probs, finish reason)
@@ -97,6 +98,10 @@ class TransformersSampler:
         logp = torch.log_softmax(logits[:, :-1].float() / (self.temperature or 1.0), dim=-1)
         chosen = logp.gather(-1, input_ids[:, 1:, None].to(device)).squeeze(-1)
         return [values[width - len(row) :].tolist() for values, row in zip(chosen, rows, strict=True)]
+
+    def fingerprint(self) -> str:
+        """Digest of weights this sampler samples from, to be compared with the trainer's."""
+        return fingerprint(self.model)
 
     def _room(self, request: Request) -> int:
         """New tokens a request may have: its own limit, or what the response limit leaves after the prefix."""

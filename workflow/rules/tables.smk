@@ -160,4 +160,4 @@ rule bug_study:
         " --about {params.bug_texts:q} --benchmarks {params.titles:q} --certificate {input.certificate}"
         " --certificates {params.certificates} --out-dir {params.folder} --figures-dir {params.folder}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
-        " --about $about; cat {params.folder}/bug_study.txt"
+        " --about $about"
