@@ -10,14 +10,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine import tokens
 from engine.explore import Request, Sampler
 from engine.reduce import mean_over_trajectories
 from engine.settings import Settings
+from engine.tokens import MicroBatch
 from engine.train import Trainer
-from engine.words import Rollout, Term
+from engine.words import Rollout, Term, Trajectory
 
 
-class MeanOfMeans(Trainer):
+class InOrder(Trainer):
+    """Micro-batches in the order of the data. Ours are sorted by length, which would make bugs of accumulation worse than they
+    were where they happened: what is lost or weighs less would be long trajectories or short ones, not any."""
+
+    def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
+        return tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad, by_length=False)
+
+
+class MeanOfMeans(InOrder):
     """Each micro-batch divides by its own count, and the results are averaged over micro-batches."""
 
     def _divisors(self, counts: list[dict[str, int]]) -> list[dict[str, float]]:
@@ -42,7 +52,7 @@ class SharedSeed:
         return self.sampler.generate([replace(r, seeds=r.seeds[:1] * len(r.seeds)) for r in requests])
 
 
-TRAINERS = {"mean_of_means": MeanOfMeans, "openrlhf_loss_mean": MeanOfSequences}
+TRAINERS = {"dropped_microbatch": InOrder, "mean_of_means": MeanOfMeans, "openrlhf_loss_mean": MeanOfSequences}
 
 
 def settings(inject: str | None, chosen: Settings) -> Settings:

@@ -83,14 +83,17 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
 
 
 def micro_batches(
-    trajectories: Sequence[Trajectory], budget: int, pad: int, dtype: torch.dtype = torch.float32
+    trajectories: Sequence[Trajectory], budget: int, pad: int, dtype: torch.dtype = torch.float32, by_length: bool = True
 ) -> list[MicroBatch]:
     """Cut an update into micro-batches of at most `budget` tokens, padding included; longest rows first, so that what is
-    padded together has about the same length. A single trajectory longer than the budget gets a micro-batch of its own."""
-    order = sorted(trajectories, key=length, reverse=True)
+    padded together has about the same length (or in the order given). A trajectory longer than the budget is alone in its."""
+    order = sorted(trajectories, key=length, reverse=True) if by_length else list(trajectories)
     batches: list[MicroBatch] = []
     while order:
-        rows = max(1, budget // length(order[0]))
+        rows, longest = 1, length(order[0])
+        while rows < len(order) and (rows + 1) * max(longest, length(order[rows])) <= budget:
+            longest = max(longest, length(order[rows]))
+            rows += 1
         batches.append(collate(order[:rows], pad, dtype))
         order = order[rows:]
     return batches

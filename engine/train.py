@@ -87,7 +87,7 @@ class Trainer:
         learn from) leaves the weights alone and says so by its counts. Raises FloatingPointError if loss or gradient is not
         finite; the weights are then not to be used.
         """
-        batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
+        batches = self._cut(trajectories)
         counts = [self._counts(batch) for batch in batches]
         trained = {author: sum(count.trained[author] for count in counts) for author in ("own", "expert")}
         rate = self.settings.rate(self.step)
@@ -153,6 +153,9 @@ class Trainer:
         """The method's loss as named terms; a bare tensor is one term under the method's `reduce`."""
         value = self.method.loss(view)
         return value if isinstance(value, dict) else {"loss": Term(value, self.method.reduce)}
+
+    def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
+        return tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
 
     def _counts(self, batch: MicroBatch) -> Counts:
         """What a micro-batch adds to each term's count and to the trained tokens, before any forward pass.

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,8 +48,8 @@ class Recording(Trainer):
     def _step(self) -> float:
         from deepspeed.utils import safe_get_full_grad
 
-        full = (lambda p: p.grad) if self.settings.zero_stage == 0 else safe_get_full_grad
-        self.gradient = torch.cat([full(p).flatten().double() for p in self.model.parameters()])
+        found: list[Any] = [p.grad if self.settings.zero_stage == 0 else safe_get_full_grad(p) for p in self.model.parameters()]
+        self.gradient = torch.cat([gradient.flatten().double() for gradient in found])
         return super()._step()
 
 

@@ -71,6 +71,8 @@ def test_denominators_by_hand() -> None:
 def test_micro_batches_hold_every_trajectory_once_and_keep_to_the_budget() -> None:
     batches = micro_batches([SHORT, GUIDED, SHOWN, GUIDED], budget=18, pad=0)
     assert [len(b.trajectories) for b in batches] == [2, 2]
+    in_order = micro_batches([SHORT, GUIDED, SHOWN, SHORT], 18, 0, by_length=False)
+    assert [b.trajectories for b in in_order] == [(SHORT, GUIDED), (SHOWN, SHORT)]
     assert all(b.input_ids.numel() <= 18 for b in batches)
     assert sum(int(b.tokens.trained.sum()) for b in batches) == 5 + 5 + 2 + 1
     alone = micro_batches([GUIDED], budget=1, pad=0)
