@@ -103,7 +103,7 @@ def test_twenty_kills_at_random_moments(spec: dict, tmp_path: Path, processes) -
     for trial in range(KILLS):
         out, phase = tmp_path / f"trial{trial}", tmp_path / f"trial{trial}.phase"
         if trial < 2 * len(PHASES):
-            process = start(out, (PHASES[trial % len(PHASES)], rng.randrange(2, 5), rng.random() * 0.01))
+            process = start(out, (PHASES[trial % len(PHASES)], rng.randrange(2, 5), rng.random() * 0.003))
         else:
             process = start(out)
             time.sleep(rng.random() * seconds)
@@ -118,7 +118,7 @@ def test_twenty_kills_at_random_moments(spec: dict, tmp_path: Path, processes) -
         assert not (out / "state").exists()
         shutil.rmtree(out)
     assert set(killed_in) >= set(PHASES), killed_in
-    assert max(kept) == checkpoint.KEPT, kept
+    assert checkpoint.KEPT <= max(kept) <= checkpoint.KEPT + 1, kept  # one more until the old one is dropped
 
 
 @pytest.fixture
