@@ -85,9 +85,9 @@ class Training:
         written at the end, and when a check fails, which raises IntegrityError.
         """
         shared, seed = self.shared, self.spec["seed"]
-        rows, timings = self.resume()
         with self.timed("checks"):
-            self.probe()
+            self.probe()  # before a checkpoint is loaded: a resumed stage has the certificate it would have had
+        rows, timings = self.resume()
         record.write_rows(self.out / "metrics.jsonl", rows)
         record.write_rows(self.out / "timings.jsonl", timings)
         steps = range(len(rows), shared["updates"])

@@ -203,7 +203,7 @@ def test_an_edited_record_is_found(results: Path) -> None:
     [
         ("methods/sft.py", [("source", "method", "methods/sft.py"), ("source", "input", "methods/sft.py")]),
         ("methods/grpo.py", [("source", "input", "methods/grpo.py")]),
-        ("results/scores.csv", [("source", "input", "results/scores.csv")]),
+        ("results/scores.csv", [("result", "input", "results/scores.csv")]),  # a result itself
         ("template.txt", [("source", "template", "template.txt")] * 2),
         ("train.jsonl", [("source", "data", "train.jsonl")] * 2),
     ],
