@@ -6,7 +6,7 @@
 Nothing outside this file behaves differently when a bug is injected, except that failed checks are reported and do not stop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +69,11 @@ def settings(inject: str | None, chosen: Settings) -> Settings:
 
 def trainer(inject: str | None) -> type[Trainer]:
     return TRAINERS.get(inject or "", Trainer)
+
+
+def policy(inject: str | None, live: Any, load: Callable[[], Any]) -> Any:
+    """The model to sample from: the one in training, or, gone stale, another copy of what the stage starts from."""
+    return load().eval() if inject == "stale_weights" else live
 
 
 def sampler(inject: str | None, clean: Any) -> Sampler:

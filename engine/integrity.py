@@ -71,7 +71,7 @@ def gradient_probe(settings: Settings, dtype: str) -> Check:
     for _ in range(2):
         accumulate(engine, [partial(loss, k) for k in range(MICRO_BATCHES)], settings.accumulation)
         engine.step()
-        after = weights(engine, settings)
+        after = weights(engine, settings).tolist()
         moved, before = [a - b for a, b in zip(before, after, strict=True)], after
         wrong = [i for i, (a, b) in enumerate(zip(moved, wanted, strict=True)) if not abs(a - b) < 0.01 * PUSH]
         if wrong:
@@ -92,13 +92,13 @@ def gradient_probe(settings: Settings, dtype: str) -> Check:
     )
 
 
-def weights(engine: Any, settings: Settings) -> list[float]:
-    """All parameters in one row, gathered from all ranks under ZeRO-3."""
+def weights(engine: Any, settings: Settings) -> Tensor:
+    """All parameters in one row [parameters], gathered from all ranks under ZeRO-3."""
     import deepspeed
 
     parameters = list(engine.module.parameters())
     with deepspeed.zero.GatheredParameters(parameters if settings.zero_stage == 3 else []):
-        return torch.cat([p.detach().flatten().float().cpu() for p in parameters]).tolist()
+        return torch.cat([p.detach().flatten().float().cpu() for p in parameters])
 
 
 class Canary:
@@ -114,23 +114,23 @@ class Canary:
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         if self.due:
             same = self.sampler.fingerprint() == self.trainer.fingerprint()
-            self.found = {**apart(self.sampler.score(self.rows), self.trainer.score(self.rows)), "same_weights": same}
+            self.found = {**difference(self.sampler.score(self.rows), self.trainer.score(self.rows)), "same_weights": same}
             self.due = False
         return self.sampler.generate(requests)
 
 
-def apart(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> dict[str, float]:
+def difference(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> dict[str, float]:
     """Largest and mean |difference| of two scorings of the same rows, in nats; NaN if any of them is."""
-    flat = [torch.tensor([value for row in rows for value in row]) for rows in (ones, others)]
-    difference = (flat[0] - flat[1]).abs()
-    return {"largest": float(difference.max()), "mean": float(difference.mean())}
+    one, other = (torch.tensor([value for row in rows for value in row]) for rows in (ones, others))
+    apart = (one - other).abs()
+    return {"largest": float(apart.max()), "mean": float(apart.mean())}
 
 
-def together(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Check:
+def rows_apart(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Check:
     """Whether the live model gives a text the same log-probs alone and in a micro-batch with others, padded or packed as in
     this run: an architecture that lets rows see one another, or their padding, would train on something else."""
     statistic, allowed = APART[dtype]
-    found = apart(trainer.score(rows), [trainer.score([row])[0] for row in rows])
+    found = difference(trainer.score(rows), [trainer.score([row])[0] for row in rows])
     failed = not found[statistic] <= allowed
     remedy = "this model's rows are not independent of one another: set train.packed to false, or use another attention backend"
     return Check(
@@ -175,14 +175,19 @@ def of_updates(rows: Sequence[dict], dtype: str, min_finished: float) -> list[Ch
     """The checks that metrics of updates allow, over all of `rows` together."""
     return [
         _canary([row["canary"] for row in rows if row["canary"]], dtype),
-        _agreement("importance ratio", [row["logp_drift"] for row in rows if row["logp_drift"]], dtype),
+        _agreement(
+            "importance ratio",
+            [row["logp_drift"] for row in rows if row["logp_drift"]],
+            dtype,
+            "no rollout was trained on in the update and context it was sampled in",
+        ),
         _diversity([row["repeats"] for row in rows if row["repeats"]]),
         _endings(rows, min_finished),
     ]
 
 
 def _canary(found: Sequence[dict[str, Any]], dtype: str) -> Check:
-    check = _agreement("sync canary", found, dtype)
+    check = _agreement("sync canary", found, dtype, "nothing was sampled")
     stale = sum(not one["same_weights"] for one in found)
     limit = f"same weights, {check.limit}"
     if not stale:
@@ -191,11 +196,11 @@ def _canary(found: Sequence[dict[str, Any]], dtype: str) -> Check:
     return Check(check.name, "failed", f"other weights in {stale} of {len(found)} updates, {check.measured}", limit, remedy)
 
 
-def _agreement(name: str, found: Sequence[dict[str, float]], dtype: str) -> Check:
+def _agreement(name: str, found: Sequence[dict[str, float]], dtype: str, nothing: str) -> Check:
     statistic, allowed = APART[dtype]
     limit = f"{statistic} difference of log-probs <= {allowed:g} nats"
     if not found:
-        return Check(name, "not applicable", "no rollout of this update's own policy was trained on", limit)
+        return Check(name, "not applicable", nothing, limit)
     failed = not all(one[statistic] <= allowed for one in found)  # also for a NaN
     worst = torch.tensor([one[statistic] for one in found]).max()
     remedy = "sampler and trainer disagree: look at how weights reach the sampler, its temperature, and its log-probs' kind"

@@ -12,7 +12,7 @@ from engine import integrity
 from engine.certificate import Check
 from engine.settings import Settings
 from engine.tokens import collate, length
-from engine.words import Problem, Rollout, Trajectory, expert, own
+from engine.words import Problem, Rollout, Term, Trajectory, expert, own
 
 # Relative difference allowed in gradient norm and in the step. Adam divides rounding noise by tiny gradients.
 LAYOUT = {"float32": (1e-4, 1e-3), "bfloat16": (0.01, 0.1)}
@@ -39,7 +39,7 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     for name, variant in variants.items():
         trainer = trainer_class(_small_model(dtype), method, variant, pad=0)
         norms[name] = trainer.update(trajectories)["grad_norm"]
-        ends[name] = torch.tensor(integrity.weights(trainer.engine, variant))
+        ends[name] = integrity.weights(trainer.engine, variant)
         trainer.engine.destroy()  # or its buffers stay for the whole stage
     step = float((ends["one"] - start).norm())
     off_norm = max(abs(found - norm) for found in norms.values()) / norm if norm else math.inf
@@ -47,14 +47,17 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     limits = LAYOUT[dtype]
     failed = not (off_norm <= limits[0] and off_step <= limits[1])
     listed = ", ".join(f"{name} {found:.4g}" for name, found in norms.items())
+    remedy = (
+        "the engine's counting, this DeepSpeed configuration or the method's masks depend on how an update is cut: compare "
+        "the norms above"
+    )
     return Check(
         "layout",
         "failed" if failed else "passed",
         f"norm within {off_norm:.0e}, step within {off_step:.0e}" + (f" (autograd {norm:.4g}; {listed})" if failed else ""),
         f"gradient norm within {limits[0]:g} of autograd's, steps within {limits[1]:g} of one another",
-        "the engine's counting, this DeepSpeed configuration or the method's masks depend on how an update is cut: "
-        "compare the norms above" if failed else "",
-    )  # fmt: skip
+        remedy if failed else "",
+    )
 
 
 def _small_model(dtype: str) -> Any:
@@ -99,13 +102,9 @@ def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings,
     t = replace(batch.tokens, **{**moved, "logp": logp, "entropy": -(logp_all.exp() * logp_all).sum(-1)})
     value = method.loss(t)
     loss = logp.sum() * 0.0
-    for values, reduce, coefficient, mask in (
-        [(v.values, v.reduce, v.coefficient, v.mask) for v in value.values()]
-        if isinstance(value, dict)
-        else [(value, method.reduce, 1.0, None)]
-    ):
-        mask = t.trained if mask is None else mask
-        count = max(1, reduce.count(mask, len(trajectories)))
-        loss = loss + coefficient * reduce.numerator(values, mask, settings.response_tokens) / count
+    for term in value.values() if isinstance(value, dict) else [Term(value, method.reduce)]:
+        counted = t.trained if term.mask is None else term.mask
+        count = max(1, term.reduce.count(counted, len(trajectories)))
+        loss = loss + term.coefficient * term.reduce.numerator(term.values, counted, settings.response_tokens) / count
     loss.backward()
     return float(torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None]))

@@ -8,12 +8,7 @@ from engine.explore import Exploration
 from engine.words import Problem, Rollout
 
 COUNTED = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "rounds")
-PHASES: tuple[str, ...] = (
-    "explore",
-    "update",
-    "checkpoint",
-    "checks",
-)  # what a stage spends its time on; the rest is starting up
+PHASES: tuple[str, ...] = ("explore", "update", "checkpoint", "checks")  # what is not in them is starting up
 
 
 def summary(found: Exploration) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Training:
         def load() -> Any:
             return AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, shared["dtype"]))
 
-        torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; set so that nothing can
+        torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; what did would repeat
         model = load()
         refuse_dropout(model)
         window = model.config.max_position_embeddings
@@ -63,7 +63,7 @@ class Training:
         settings = bugs.settings(self.inject, settings)
         self.trainer = bugs.trainer(self.inject)(model, self.method, settings, self.tokenizer.pad_token_id)
         sampler = TransformersSampler(
-            load().eval() if self.inject == "stale_weights" else self.trainer.model,
+            bugs.policy(self.inject, self.trainer.model, load),
             self.tokenizer.pad_token_id,
             self.tokenizer.eos_token_id,
             shared["max_response_tokens"],
@@ -120,10 +120,11 @@ class Training:
 
         settings, dtype = self.trainer.settings, self.shared["dtype"]
         self.live = integrity.configuration(settings, dtype, "transformers")
+        self.parent = record.read_json(Path(self.spec["parent"]) / "done.json")["certificate"]
         self.probes = [
             integrity.gradient_probe(settings, dtype),
             layout.check(type(self.trainer), self.method, settings, dtype),
-            integrity.together(self.trainer, self.texts, dtype),
+            integrity.rows_apart(self.trainer, self.texts, dtype),
         ]
         self.reported: set[str] = set()
         self.certify([])
@@ -136,8 +137,7 @@ class Training:
         watched = integrity.of_updates(rows, self.shared["dtype"], self.shared["min_finished"]) if rows else []
         checks = [*self.probes, *watched]
         failed = [check for check in checks if check.status == "failed"]
-        parent = record.read_json(Path(self.spec["parent"]) / "done.json")["certificate"]
-        certificate = certificates.certificate(self.spec, self.live, checks, [parent])
+        certificate = certificates.certificate(self.spec, self.live, checks, [self.parent])
         stop = failed and self.inject is None
         if final or stop:
             record.write_json(self.out / "certificate.json", certificate)

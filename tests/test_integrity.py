@@ -186,9 +186,9 @@ def test_a_sampler_with_other_weights_is_seen_however_close_its_log_probs_are(dt
 
 def test_a_scoring_with_a_nan_in_any_row_is_no_agreement() -> None:
     for rows in ([[0.0], [float("nan")]], [[float("nan")], [0.0]], [[0.0, float("nan"), 0.0]]):
-        found = integrity.apart(rows, [[0.0] * len(r) for r in rows])
+        found = integrity.difference(rows, [[0.0] * len(r) for r in rows])
         assert found["largest"] != found["largest"] and found["mean"] != found["mean"]
-    assert integrity.apart([[-1.0, -3.0]], [[-1.5, -2.0]]) == {"largest": 1.0, "mean": 0.75}
+    assert integrity.difference([[-1.0, -3.0]], [[-1.5, -2.0]]) == {"largest": 1.0, "mean": 0.75}
 
 
 def test_end_of_sequence_is_about_the_model_the_stage_starts_from() -> None:
@@ -223,10 +223,10 @@ def test_rows_that_see_one_another_are_found_on_the_live_model() -> None:
             return [[-1.0] * (len(row) - 1) for row in rows]
 
     rows = [(1, 2, 3), (1, 2)]
-    assert integrity.together(Sound(), rows, "float32").status == "passed"
-    check = integrity.together(Leaking(), rows, "float32")
+    assert integrity.rows_apart(Sound(), rows, "float32").status == "passed"
+    check = integrity.rows_apart(Leaking(), rows, "float32")
     assert check.status == "failed" and "train.packed" in check.remedy
-    assert integrity.together(Leaking(), rows, "bfloat16").status == "passed"
+    assert integrity.rows_apart(Leaking(), rows, "bfloat16").status == "passed"
 
 
 def test_a_certificate_is_sealed_by_its_digest() -> None:
