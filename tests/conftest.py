@@ -5,6 +5,8 @@ import os
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,24 @@ TRAIN = {
     "dtype": "float32",
     "device": "cpu",
 }
+
+
+def on_two_ranks(script: str) -> list[str]:
+    """What a script prints on each of two gloo ranks, both of which must succeed."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    printed = [rank.communicate(timeout=400)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    return printed
 
 
 @pytest.fixture(scope="session")

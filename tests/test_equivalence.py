@@ -7,9 +7,6 @@ the engine's counting. TOLERANCE bounds the length of the difference of the two 
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from engine.reduce import mean_over_tokens, mean_over_trajectories
 from engine.settings import Settings
 from engine.train import Trainer
 from engine.words import Term, Trajectory
-from tests.conftest import METHODS, ROOT
+from tests.conftest import METHODS, on_two_ranks
 from tests.test_train import SETTINGS, plain_gradient, small_model, trajectories
 
 TOLERANCE = 1e-5
@@ -106,34 +103,16 @@ def test_one_rank_eight_micro_batches_or_one() -> None:
 def test_two_ranks_four_micro_batches_or_two_each(tmp_path: Path) -> None:
     script = f"""
 import json
+from engine.distributed import start_distributed
+start_distributed("cpu")
 from tests.test_equivalence import *
 found = differences(2)
 if torch.distributed.get_rank() == 0:
     open({str(tmp_path / "found.json")!r}, "w").write(json.dumps(found))
 torch.distributed.barrier()
 """
-    assert launch(script) == [0, 0]
+    on_two_ranks(script)
     assert_all_agree(json.loads((tmp_path / "found.json").read_text()), 2)
-
-
-def launch(script: str) -> list[int]:
-    """Exit codes of a script on two gloo ranks."""
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}
-    ranks = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-c",
-                f"from engine.distributed import start_distributed\nstart_distributed('cpu')\n{script}",
-            ],
-            cwd=ROOT,
-            env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r), "OMP_NUM_THREADS": "1"},
-        )
-        for r in (0, 1)
-    ]
-    return [rank.wait(timeout=400) for rank in ranks]
 
 
 @pytest.mark.parametrize("bug", ["mean_of_means", "dropped_microbatch"])

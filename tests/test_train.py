@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from engine.settings import Settings
 from engine.tokens import collate
 from engine.train import Drift, Trainer
 from engine.words import Problem, Rollout, Term, Trajectory, expert, own
-from tests.conftest import METHODS, ROOT
+from tests.conftest import METHODS, on_two_ranks
 
 SETTINGS = Settings(learning_rate=1e-2, updates=4, clip_gradient=1e9, response_tokens=16)
 
@@ -144,24 +141,7 @@ if torch.distributed.get_rank() == 0:
     open({str(tmp_path / "found.json")!r}, "w").write(json.dumps(found))
 torch.distributed.barrier()
 """
-    port = str(20_000 + os.getpid() % 10_000)
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "RANK": str(r),
-                "LOCAL_RANK": str(r),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        for r in (0, 1)
-    ]
-    assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
+    on_two_ranks(script)
     trainer = Trainer(small_model(), build("trapo", "matched"), SETTINGS, pad=0)
     alone = trainer.update(trajectories())
     together = json.loads((tmp_path / "found.json").read_text())
