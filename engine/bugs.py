@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from engine import tokens
-from engine.explore import Request, Sampler
 from engine.reduce import mean_over_trajectories
+from engine.sampler import LiveSampler, Request
 from engine.settings import Settings
 from engine.tokens import MicroBatch
 from engine.train import Trainer
-from engine.words import Rollout, Term, Trajectory
+from engine.words import Term, Trajectory
 
 
 class InOrder(Trainer):
@@ -44,12 +44,13 @@ class MeanOfSequences(Trainer):
 class SharedSeed:
     """A sampler whose requests give one seed to all their rollouts."""
 
-    def __init__(self, sampler: Any) -> None:
+    def __init__(self, sampler: LiveSampler) -> None:
         self.sampler = sampler
+        self.step, self.sync, self.sleep = sampler.step, sampler.sync, sampler.sleep
         self.score, self.fingerprint = sampler.score, sampler.fingerprint
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        return self.sampler.generate([replace(r, seeds=r.seeds[:1] * len(r.seeds)) for r in requests])
+    def submit(self, key: int, request: Request) -> None:
+        self.sampler.submit(key, replace(request, seeds=request.seeds[:1] * len(request.seeds)))
 
 
 TRAINERS = {"dropped_microbatch": InOrder, "mean_of_means": MeanOfMeans, "openrlhf_loss_mean": MeanOfSequences}
@@ -76,5 +77,5 @@ def policy(inject: str | None, live: Any, load: Callable[[], Any]) -> Any:
     return load().eval() if inject == "stale_weights" else live
 
 
-def sampler(inject: str | None, clean: Any) -> Sampler:
+def sampler(inject: str | None, clean: LiveSampler) -> LiveSampler:
     return SharedSeed(clean) if inject == "shared_group_seed" else clean

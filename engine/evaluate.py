@@ -15,48 +15,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine import data, record, seeds
-from engine.explore import Request
 from engine.grade import Grader, grader_version
+from engine.sampler import Request, SamplerError, Sampling, build, packages, serve
 from engine.stage import checked_model, log, start_logging
-from engine.words import Sample
+from engine.words import Problem, Sample
 
 
 def generate(spec: dict, out: Path) -> None:
-    """Sample completions for every benchmark of `spec` and write `<benchmark>.samples.jsonl` files."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Sample completions for every benchmark of `spec`, all at once, and write `<benchmark>.samples.jsonl` files."""
+    packages(spec["sampler"])  # before anything is loaded
+    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
-
-    from engine.sampler.transformers import TransformersSampler
 
     transformers_logging.disable_progress_bar()
     source, settings = checked_model(Path(spec["checkpoint"])), spec["evaluation"]
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
     template = data.Template.read(Path(spec["template"]))
-    for name, benchmark in spec["benchmarks"].items():
-        problems = data.problems(data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"])
-        requests = [
-            Request(
-                problem,
-                Sample(benchmark["samples"]),
-                tuple(
-                    seeds.seed(run=spec["seed"], benchmark=name, problem=problem.id, sample=k)
-                    for k in range(benchmark["samples"])
-                ),
-            )
-            for problem in problems
-        ]
-        sampler = TransformersSampler(
-            model,
-            tokenizer.pad_token_id,
-            tokenizer.eos_token_id,
-            settings["max_new_tokens"],
-            settings["temperature"],
-            settings["sample_batch_tokens"],
-            progress=f"{spec['run']} seed {spec['seed']} {name}",
-        )
-        groups = sampler.generate(requests)
+    sampling = Sampling(
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        settings["max_prompt_tokens"],
+        settings["max_new_tokens"],
+        settings["temperature"],
+        settings["sample_batch_tokens"],
+        settings["dtype"],
+        settings["device"],
+    )
+    problems = {
+        name: data.problems(data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"])
+        for name, benchmark in spec["benchmarks"].items()
+    }
+    asked = [
+        (name, request)
+        for name, benchmark in spec["benchmarks"].items()
+        for request in requests(name, problems[name], benchmark["samples"], spec["seed"])
+    ]
+    asked.sort(key=lambda one: len(one[1].prompt), reverse=True)  # a long problem is expected to need a long answer
+    sampler = build(spec["sampler"], source, sampling)
+    served = serve(sampler, [request for _, request in asked], progress=f"{spec['run']} seed {spec['seed']}")
+    groups = {(name, request.problem.id): group for (name, request), group in zip(asked, served, strict=True)}
+    for name in spec["benchmarks"]:
         rows = [
             {
                 "problem_id": problem.id,
@@ -66,10 +64,22 @@ def generate(spec: dict, out: Path) -> None:
                 "tokens": len(rollout.tokens),
                 "finish_reason": rollout.finish_reason,
             }
-            for problem, group in zip(problems, groups, strict=True)
-            for k, rollout in enumerate(group)
+            for problem in problems[name]
+            for k, rollout in enumerate(groups[name, problem.id])
         ]
         record.write_rows(out / f"{name}.samples.jsonl", rows)
+
+
+def requests(name: str, problems: Sequence[Problem], samples: int, run: int) -> list[Request]:
+    """One request for every problem of a benchmark, with a seed of its own for each sample."""
+    return [
+        Request(
+            problem,
+            Sample(samples),
+            tuple(seeds.seed(run=run, benchmark=name, problem=problem.id, sample=k) for k in range(samples)),
+        )
+        for problem in problems
+    ]
 
 
 def grade(samples: Path, out: Path) -> None:
@@ -145,7 +155,7 @@ def main() -> int:
             golds(args.source, args.out, args.known)
         else:
             grade(args.samples, args.grades)
-    except (ValueError, OSError) as error:
+    except (ValueError, SamplerError, OSError) as error:
         log.error("error: %s", error)
         return 1
     return 0

@@ -1,12 +1,13 @@
 """What a method does, in words: its claim, its settings, and its conversation with scripted policies. No model, no torch."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine import methods
-from engine.explore import Request, explore
+from engine.explore import explore
+from engine.sampler import Request
 from engine.words import Problem, Rollout, Trajectory
 
 # Two demonstrations of 40 tokens: 36 and an end of sequence, a blank line after every 9th; three tokens a rollout.
@@ -27,22 +28,25 @@ class Scripted:
         self.asked: list[Request] = []
         self.answers: list[list[bool]] = []
         self.count = 0
+        self.finished: list[tuple[int, list[Rollout]]] = []
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+    def submit(self, key: int, request: Request) -> None:
         """Three-token rollouts with log-probs of -1 nat, or none when only the prefix is to be graded."""
-        groups = []
-        for request in requests:
-            self.asked.append(request)
-            graded_only = request.sample.max_new_tokens == 0
-            tokens, logp = ((), ()) if graded_only else ((91, 92, 2), (-1.0, -1.0, -1.0))
-            group = []
-            for _ in request.seeds:
-                right = request.sample.prefix in request.problem.demonstrations if graded_only else self.verdict(self.count)
-                self.count += not graded_only
-                group.append(Rollout(request.sample.prefix, tokens, logp, float(right), "prefix" if graded_only else "stop"))
-            groups.append(group)
-            self.answers.append([bool(r.reward) for r in group])
-        return groups
+        self.asked.append(request)
+        graded_only = request.sample.max_new_tokens == 0
+        tokens, logp = ((), ()) if graded_only else ((91, 92, 2), (-1.0, -1.0, -1.0))
+        group = []
+        for _ in request.seeds:
+            right = request.sample.prefix in request.problem.demonstrations if graded_only else self.verdict(self.count)
+            self.count += not graded_only
+            group.append(Rollout(request.sample.prefix, tokens, logp, float(right), "prefix" if graded_only else "stop"))
+        self.answers.append([bool(r.reward) for r in group])
+        self.finished.append((key, group))
+
+    def step(self) -> list[tuple[int, list[Rollout]]]:
+        """Everything that was asked for since the last step."""
+        finished, self.finished = self.finished, []
+        return finished
 
 
 def example() -> Problem:

@@ -1,35 +1,29 @@
 """Driving explorations: methods decide what to sample, this file does the sampling, the grading and the counting.
 
-All problems of an update advance in lockstep rounds: in each round every exploration that still wants rollouts gets its
-request served in one batch. Trajectories come back in problem order whatever finished first.
+Every exploration advances at its own pace: as soon as its rollouts are graded, its next request goes to the sampler. Grading
+happens on a thread of its own while the sampler works on. Still nothing depends on timing: rollouts are taken up a fixed number
+of the sampler's steps after they were finished, not when the grader happens to be ready, so what shares a batch, and with it
+every rounding of a log-prob, is the same in each repetition. A sampler that serves in batches gives lockstep rounds.
+
+Trajectories come back in problem order. The explorations of one update must not read what another of them writes into the
+method's memory: which of them advances first depends on how long their rollouts are.
 """
 
 import inspect
 import random
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from engine import seeds
+from engine.sampler import Request, Sampler
 from engine.words import Context, Problem, Rollout, Sample, Trajectory
 
 MAX_ROLLOUTS = 64  # per problem and update; an exploration beyond it is taken to be endless
 MAX_REQUESTS = 64
-
-
-@dataclass(frozen=True)
-class Request:
-    """One problem's `Sample` with the seed of each of its rollouts."""
-
-    problem: Problem
-    sample: Sample
-    seeds: tuple[int, ...]
-
-
-class Sampler(Protocol):
-    """Serves requests: for each, its rollouts in seed order, not yet graded (reward 0)."""
-
-    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]: ...
+GRADING_STEPS = 8  # steps of the sampler that a grade may take without anybody waiting for it
 
 
 # (problem, rollout) pairs -> rewards in the same order
@@ -38,7 +32,8 @@ Reward = Callable[[Sequence[tuple[Problem, Rollout]]], list[float]]
 
 @dataclass
 class Exploration:
-    """What exploring a list of problems gave and cost."""
+    """What exploring a list of problems gave and cost. `rounds`: how many requests followed one another, at most, each
+    waiting for the one before; those that generate nothing do not count."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
     rollouts: list[tuple[Problem, Rollout]] = field(default_factory=list)
@@ -68,31 +63,28 @@ def explore(
     more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories.
     """
     name = type(method).__module__.removeprefix("assay_method_")
-    result = Exploration()
-    finished: dict[int, list[Trajectory]] = {}
-    talks: dict[int, Generator[Any, Any, Any]] = {}
-    pending: dict[int, Sample] = {}
     ids = [problem.id for problem in problems]
     occurrence = [ids[:i].count(ids[i]) for i in range(len(ids))]  # a problem may be drawn twice where two epochs meet
-    asked = dict.fromkeys(range(len(problems)), 0)
-    sampled = dict.fromkeys(range(len(problems)), 0)
+    finished: dict[int, list[Trajectory]] = {}
+    talks: dict[int, Generator[Any, Any, Any]] = {}
+    asked: dict[int, list[Request]] = {i: [] for i in range(len(problems))}
+    served: dict[tuple[int, int], list[Rollout]] = {}  # by (number of the request, problem)
 
     def advance(i: int, rollouts: list[Rollout] | None) -> None:
-        """Let one exploration take a step; file what it asks for or what it returns."""
+        """Let one exploration take a step; submit what it asks for or file what it returns."""
         try:
-            request = talks[i].send(rollouts)
+            sample = _request(name, problems[i], talks[i].send(rollouts))
         except StopIteration as stop:
             finished[i] = _trajectories(name, problems[i], stop.value)
-            pending.pop(i, None)
             return
-        pending[i] = _request(name, problems[i], request)
-        asked[i] += 1
-        sampled[i] += request.n
-        if sampled[i] > MAX_ROLLOUTS or asked[i] > MAX_REQUESTS:
+        asked[i].append(_seeded(problems[i], sample, run, step, len(asked[i]), occurrence[i]))
+        sampled = sum(request.sample.n for request in asked[i])
+        if sampled > MAX_ROLLOUTS or len(asked[i]) > MAX_REQUESTS:
             raise ValueError(
-                f"method {name!r} asked for {sampled[i]} rollouts in {asked[i]} requests for problem {problems[i].id!r}; the "
+                f"method {name!r} asked for {sampled} rollouts in {len(asked[i])} requests for problem {problems[i].id!r}; the "
                 f"budget is {MAX_ROLLOUTS} and {MAX_REQUESTS}: does its explore() ever return?"
             )
+        sampler.submit(i, asked[i][-1])
 
     for i, problem in enumerate(problems):
         started = method.explore(problem, context(step, total, run, problem.id, memory, occurrence[i]))
@@ -102,22 +94,32 @@ def explore(
         else:
             finished[i] = _trajectories(name, problem, started)
 
-    while pending:
-        requests = [
-            _seeded(problems[i], sample, run, step, asked[i] - 1, occurrence[i]) for i, sample in sorted(pending.items())
-        ]
-        groups = sampler.generate(requests)
-        flat = [(request.problem, rollout) for request, group in zip(requests, groups, strict=True) for rollout in group]
-        graded = iter([replace(r, reward=value) for (_, r), value in zip(flat, reward(flat), strict=True)])
-        result.rounds += any(request.sample.max_new_tokens != 0 for request in requests)
-        for i, group in zip(sorted(pending), groups, strict=True):
-            rollouts = [next(graded) for _ in group]
-            result.rollouts += [(problems[i], rollout) for rollout in rollouts]
-            result.sampled_tokens += sum(len(r.tokens) for r in rollouts)
-            advance(i, rollouts)
+    grading: deque[tuple[int, int, list[Rollout], Future[list[float]]]] = deque()  # due at a step: problem, rollouts, rewards
+    now, sampling = 0, len(problems) - len(finished)
+    with ThreadPoolExecutor(1) as grader:
+        while sampling or grading:
+            if sampling:
+                now += 1
+                for i, rollouts in sampler.step():
+                    rewards = grader.submit(reward, [(problems[i], rollout) for rollout in rollouts])
+                    grading.append((now + GRADING_STEPS, i, rollouts, rewards))
+                    sampling -= 1
+            idle = not sampling  # with nothing to sample there is nothing to wait for but the grader
+            while grading and (idle or grading[0][0] <= now):
+                _, i, rollouts, rewards = grading.popleft()
+                graded = [replace(r, reward=value) for r, value in zip(rollouts, rewards.result(), strict=True)]
+                served[len(asked[i]) - 1, i] = graded
+                advance(i, graded)
+                sampling += i not in finished
 
-    result.trajectories = [trajectory for i in range(len(problems)) for trajectory in finished[i]]
-    return result
+    pairs = [(problems[i], rollout) for number, i in sorted(served) for rollout in served[number, i]]
+    generated = {number for number, i in served if asked[i][number].sample.max_new_tokens != 0}
+    return Exploration(
+        trajectories=[trajectory for i in range(len(problems)) for trajectory in finished[i]],
+        rollouts=pairs,
+        rounds=len(generated),
+        sampled_tokens=sum(len(rollout.tokens) for _, rollout in pairs),
+    )
 
 
 def _seeded(problem: Problem, sample: Sample, run: int, step: int, request: int, occurrence: int) -> Request:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from engine.certificate import Check
 from engine.distributed import accumulate, initialize
-from engine.explore import Request
+from engine.sampler import LiveSampler, Request, packages
 from engine.settings import Settings
 from engine.words import Problem, Rollout
 
@@ -43,7 +43,7 @@ APART = {"float32": ("largest", 1e-3), "bfloat16": ("mean", 0.05)}
 
 def configuration(settings: Settings, dtype: str, sampler: str) -> dict[str, Any]:
     """What a certificate is valid for."""
-    live = {name: version(name) for name in ("deepspeed", "torch", "transformers")}
+    live = {name: version(name) for name in ("deepspeed", "torch", "transformers")} | packages(sampler)
     named = {key: getattr(settings, key) for key in ("zero_stage", "offload", "accumulation", "packed", "device")}
     return {**live, **named, "ranks": dist.get_world_size(), "dtype": dtype, "sampler": sampler}
 
@@ -102,21 +102,29 @@ def weights(engine: Any, settings: Settings) -> Tensor:
 
 
 class Canary:
-    """A sampler that is compared with the trainer on fixed texts before it first samples after a change of weights.
+    """A sampler that takes over the trainer's weights, and is compared with it on fixed texts, before it first samples after a
+    change of weights.
 
     `due` is set by whoever changes them; `found` is what the last comparison measured, None if there was none since.
     """
 
-    def __init__(self, sampler: Any, trainer: Any, rows: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, sampler: LiveSampler, trainer: Any, rows: Sequence[tuple[int, ...]]) -> None:
         self.sampler, self.trainer, self.rows = sampler, trainer, rows
         self.due, self.found = True, None
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+    def submit(self, key: int, request: Request) -> None:
         if self.due:
+            self.sampler.sync()
             same = self.sampler.fingerprint() == self.trainer.fingerprint()
             self.found = {**difference(self.sampler.score(self.rows), self.trainer.score(self.rows)), "same_weights": same}
             self.due = False
-        return self.sampler.generate(requests)
+        self.sampler.submit(key, request)
+
+    def step(self) -> list[tuple[int, list[Rollout]]]:
+        return self.sampler.step()
+
+    def sleep(self) -> None:
+        self.sampler.sleep()
 
 
 def difference(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from engine import metrics, provenance, record
 from engine.certificate import Check, IntegrityError, certificate
 from engine.grade import grader_version
+from engine.sampler import SamplerError, packages
 
 log = logging.getLogger("assay")
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify")
@@ -43,7 +44,7 @@ def identity(spec: dict) -> dict[str, Any]:
         "data": record.file_sha256(Path(spec["data"])),
         "template": record.file_sha256(Path(spec["template"])),
         "grader": grader_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES} | packages(spec["sampler"]),
     }
     if spec["method"]:
         parts["method"] = record.file_sha256(Path(spec["method"]["folder"]) / f"{spec['method']['name']}.py")
@@ -166,7 +167,7 @@ def main() -> int:
     start_logging()
     try:
         run(args.spec, args.out)
-    except (ValueError, FloatingPointError, IntegrityError, OSError) as error:
+    except (ValueError, FloatingPointError, IntegrityError, SamplerError, OSError) as error:
         log.error("error: %s", error)
         return 1
     return 0

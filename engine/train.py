@@ -133,16 +133,15 @@ class Trainer:
         return {"loss": losses, "grad_norm": norm, "lr": rate, "trained_tokens": trained, "logp_drift": drift.measured()}
 
     def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Log-prob in nats of every token but the first of each row, as an update would compute it. Every rank must call it."""
+        """Log-prob in nats, at temperature 1, of every token but the first of each row, by the forward pass of an update.
+        Every rank must call it."""
         lengths = torch.tensor([len(row) for row in rows])
         input_ids = torch.full((len(rows), int(lengths.max())), self.pad)
         for index, row in enumerate(rows):
             input_ids[index, : len(row)] = torch.tensor(row)
         device = self.engine.device
         with torch.no_grad():
-            found = forward.score(
-                self.engine, input_ids.to(device), lengths.to(device), self.settings.temperature, packed=self.settings.packed
-            )
+            found = forward.score(self.engine, input_ids.to(device), lengths.to(device), 1.0, packed=self.settings.packed)
         return [logp[: len(row) - 1].tolist() for logp, row in zip(found.logp, rows, strict=True)]
 
     def fingerprint(self) -> str:

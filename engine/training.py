@@ -13,6 +13,7 @@ from tqdm import tqdm
 from engine import certificate as certificates
 from engine import checkpoint, data, explore, methods, metrics, record, seeds
 from engine.grade import Grader
+from engine.sampler import Sampling, build
 from engine.words import Problem, Trajectory
 
 log = logging.getLogger("assay")
@@ -29,7 +30,6 @@ class Training:
 
         from engine import bugs
         from engine.integrity import Canary
-        from engine.sampler.transformers import TransformersSampler
         from engine.settings import Settings
 
         self.spec, self.out, self.parts, self.shared, self.inject = spec, out, parts, spec["train"], spec["inject"]
@@ -62,14 +62,17 @@ class Training:
         settings = Settings(**{name: shared[name] for name in names}, response_tokens=shared["max_response_tokens"])
         settings = bugs.settings(self.inject, settings)
         self.trainer = bugs.trainer(self.inject)(model, self.method, settings, self.tokenizer.pad_token_id)
-        sampler = TransformersSampler(
-            bugs.policy(self.inject, self.trainer.model, load),
+        sampling = Sampling(
             self.tokenizer.pad_token_id,
             self.tokenizer.eos_token_id,
+            shared["max_prompt_tokens"],
             shared["max_response_tokens"],
             shared["temperature"],
             shared["sample_batch_tokens"],
+            shared["dtype"],
+            shared["device"],
         )
+        sampler = build(spec["sampler"], source, sampling, bugs.policy(self.inject, self.trainer.model, load))
         self.texts = [
             (problem.prompt + (problem.demonstrations[0] if problem.demonstrations else ()))[:length]
             for problem, length in zip(self.problems, CANARIES, strict=False)
@@ -119,7 +122,7 @@ class Training:
         from engine import integrity, layout
 
         settings, dtype = self.trainer.settings, self.shared["dtype"]
-        self.live = integrity.configuration(settings, dtype, "transformers")
+        self.live = integrity.configuration(settings, dtype, self.spec["sampler"])
         self.parent = record.read_json(Path(self.spec["parent"]) / "done.json")["certificate"]
         self.probes = [
             integrity.gradient_probe(settings, dtype),
@@ -159,6 +162,7 @@ class Training:
         self.sampler.due, self.sampler.found = True, None
         with self.timed("explore"):
             found = explore.explore(self.method, batch, self.sampler, self.reward, step, total, seed, self.memory)
+            self.sampler.sleep()
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
                 trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))

@@ -87,6 +87,7 @@ def spec(tmp_path: Path) -> dict:
         "seed": 0,
         "stage": "base",
         "inject": None,
+        "sampler": "transformers",
         "method": None,
         "parent": None,
         "model": {"path": str(ROOT / "miniature" / "base")},

@@ -11,9 +11,10 @@ from engine import bugs, integrity, layout, methods, record
 from engine.certificate import Check, certificate
 from engine.distributed import start_distributed
 from engine.forward import fingerprint
+from engine.sampler import Request, Sampling, serve
 from engine.settings import Settings
 from engine.train import Trainer
-from engine.words import Problem, Rollout
+from engine.words import Problem, Rollout, Sample
 from tests.conftest import METHODS, ROOT, on_two_ranks
 
 SETTINGS = Settings(learning_rate=1e-3, updates=4, response_tokens=64)
@@ -242,20 +243,22 @@ def test_grader_self_check(tmp_path: Path) -> None:
         evaluate.golds(source, out, ["1", "2"])
 
 
-def test_the_canary_scores_once_after_each_change() -> None:
+def test_the_canary_syncs_and_scores_once_after_each_change() -> None:
+    calls = []
+
     class Sampler:
-        def __init__(self) -> None:
-            self.scored = 0
+        def sync(self):
+            calls.append("sync")
 
         def fingerprint(self):
             return "a"
 
         def score(self, rows):
-            self.scored += 1
+            calls.append("score")
             return [[-1.0] for _ in rows]
 
-        def generate(self, requests):
-            return []
+        def submit(self, key, request):
+            calls.append("submit")
 
     class Scorer:
         def score(self, rows):
@@ -264,32 +267,31 @@ def test_the_canary_scores_once_after_each_change() -> None:
         def fingerprint(self):
             return "b"
 
-    canary = integrity.Canary(Sampler(), Scorer(), [(1, 2)])
-    canary.generate([])
-    canary.generate([])
-    assert canary.sampler.scored == 1 and canary.found == {"largest": 0.5, "mean": 0.5, "same_weights": False}
+    canary = integrity.Canary(Sampler(), Scorer(), [(1, 2)])  # pyright: ignore[reportArgumentType]
+    canary.submit(0, Request(Problem("p", (1,), ""), Sample(1), (1,)))
+    canary.submit(1, Request(Problem("p", (1,), ""), Sample(1), (2,)))
+    assert calls == ["sync", "score", "submit", "submit"]
+    assert canary.found == {"largest": 0.5, "mean": 0.5, "same_weights": False}
     canary.due = True
-    canary.generate([])
-    assert canary.sampler.scored == 2
+    canary.submit(2, Request(Problem("p", (1,), ""), Sample(1), (3,)))
+    assert calls[4:] == ["sync", "score", "submit"]
 
 
 def test_both_ways_to_score_agree_with_what_was_sampled(spec: dict) -> None:
     """The sampler's own log-probs while generating, its teacher-forced ones and the trainer's, padded and packed."""
     from transformers import AutoModelForCausalLM
 
-    from engine.explore import Request
     from engine.sampler.transformers import TransformersSampler
-    from engine.words import Sample
 
     model = AutoModelForCausalLM.from_pretrained(ROOT / "miniature" / "base", dtype=torch.float32)
     method = methods.build("grpo", {}, METHODS)
-    sampler = TransformersSampler(model, 0, 1, 32, 0.7, 8192)
+    sampler = TransformersSampler(model, Sampling(0, 1, 32, 32, temperature=1.0, batch_tokens=8192))
     problems = [Problem("a", (5, 6, 7), ""), Problem("b", (8, 9, 10, 11, 12, 13), "")]
-    groups = sampler.generate([Request(p, Sample(2), (1, 2)) for p in problems])
+    groups = serve(sampler, [Request(p, Sample(2), (1, 2)) for p in problems])
     rows = [p.prompt + r.tokens for p, group in zip(problems, groups, strict=True) for r in group]
     written = [r.logp for group in groups for r in group]
     for packed in (False, True):
-        trainer = Trainer(model, method, dataclasses.replace(SETTINGS, temperature=0.7, packed=packed), pad=0)
+        trainer = Trainer(model, method, dataclasses.replace(SETTINGS, packed=packed), pad=0)
         for scored in (sampler.score(rows), trainer.score(rows)):
             for values, tokens, logp in zip(scored, rows, written, strict=True):
                 assert len(values) == len(tokens) - 1 and len(logp) > 0

@@ -21,6 +21,7 @@ BASE = {
     "model": {"path": str(ROOT / "miniature" / "base")},
     "train": {"device": "cpu"},
     "inject": None,
+    "sampler": "transformers",
 }
 
 

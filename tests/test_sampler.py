@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.explore import Request
+from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
 from engine.words import Problem, Sample
 from tests.conftest import ROOT
@@ -34,13 +34,12 @@ def requests() -> list[Request]:
 
 
 def sampler(model, **changes) -> TransformersSampler:
-    return TransformersSampler(
-        model, **{"pad": 0, "end": 1, "response_tokens": 40, "temperature": 1.0, "batch_tokens": 4096, **changes}
-    )
+    sampling = Sampling(pad=0, end=1, prompt_tokens=100, response_tokens=40, temperature=1.0, batch_tokens=4096)
+    return TransformersSampler(model, replace(sampling, **changes))
 
 
 def test_rollouts_answer_their_requests(model, requests: list[Request]) -> None:
-    groups = sampler(model).generate(requests)
+    groups = serve(sampler(model), requests)
     assert [len(group) for group in groups] == [6, 2, 2, 2]
     for request, group in zip(requests, groups, strict=True):
         for rollout in group:
@@ -54,18 +53,18 @@ def test_rollouts_answer_their_requests(model, requests: list[Request]) -> None:
 
 
 def test_samples_depend_on_their_seed_only(model, requests: list[Request]) -> None:
-    together = sampler(model).generate(requests)
-    assert together == sampler(model).generate(requests)
-    apart = [sampler(model, batch_tokens=1).generate([r])[0] for r in requests]
+    together = serve(sampler(model), requests)
+    assert together == serve(sampler(model), requests)
+    apart = [serve(sampler(model, batch_tokens=1), [r])[0] for r in requests]
     assert [[r.tokens for r in g] for g in apart] == [[r.tokens for r in g] for g in together]
-    other = sampler(model).generate([replace(requests[0], seeds=(21, 22, 23, 24, 25, 26))])
+    other = serve(sampler(model), [replace(requests[0], seeds=(21, 22, 23, 24, 25, 26))])
     assert [r.tokens for r in other[0]] != [r.tokens for r in together[0]]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probs_are_those_of_a_plain_forward_pass(model, requests: list[Request], temperature: float) -> None:
     request = requests[1]
-    for rollout in sampler(model, temperature=temperature).generate([request])[0]:
+    for rollout in serve(sampler(model, temperature=temperature), [request])[0]:
         before = request.problem.prompt + rollout.prefix
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([before + rollout.tokens])).logits[0, len(before) - 1 : -1]
@@ -77,7 +76,7 @@ def test_log_probs_are_those_of_a_plain_forward_pass(model, requests: list[Reque
 def test_sampling_follows_the_distribution(model, requests: list[Request]) -> None:
     """2,000 first tokens against the model's own probabilities, five standard errors wide."""
     problem = requests[0].problem
-    (group,) = sampler(model).generate([Request(problem, Sample(2000, max_new_tokens=1), tuple(range(2000)))])
+    (group,) = serve(sampler(model), [Request(problem, Sample(2000, max_new_tokens=1), tuple(range(2000)))])
     with torch.no_grad():
         p = torch.softmax(model(input_ids=torch.tensor([problem.prompt])).logits[0, -1], -1)
     counts = torch.bincount(torch.tensor([r.tokens[0] for r in group]), minlength=len(p)) / 2000
@@ -87,4 +86,4 @@ def test_sampling_follows_the_distribution(model, requests: list[Request]) -> No
 
 def test_a_request_beyond_the_window_is_refused(model, requests: list[Request]) -> None:
     with pytest.raises(ValueError, match="the model's window is 8192"):
-        sampler(model, response_tokens=9000).generate(requests[:1])
+        serve(sampler(model, response_tokens=9000), requests[:1])

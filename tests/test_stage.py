@@ -86,7 +86,13 @@ def test_corrupted_weights_are_named(spec: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"base/model/model.safetensors is damaged or replaced.*delete .* run its stage again"):
         run(spec, tmp_path / "out")
     assert not (tmp_path / "out" / "done.json").exists()
-    evaluation = {"checkpoint": str(tmp_path / "base"), "evaluation": {}, "template": spec["template"], "benchmarks": {}}
+    evaluation = {
+        "checkpoint": str(tmp_path / "base"),
+        "evaluation": {},
+        "sampler": "transformers",
+        "template": spec["template"],
+        "benchmarks": {},
+    }
     with pytest.raises(ValueError, match="damaged or replaced"):
         evaluate.generate(evaluation, tmp_path / "eval")
 

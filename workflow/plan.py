@@ -182,7 +182,8 @@ class Plan:
         return {
             "profile": self.config["profile"],
             "template": f"{self.config['template']} (sha256 {record.file_sha256(Path(self.config['template']))[:12]})",
-            "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens",
+            "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens, by "
+            + self.config["sampler"],
             "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage unless noted",
             "grader": grader_version(),
             "runs": {label: text for label, text in differing.items() if text},
@@ -227,6 +228,7 @@ class Plan:
             "seed": int(seed),
             "stage": name,
             "inject": run.bug,
+            "sampler": self.config["sampler"],
             "method": chosen,
             "parent": str(parent) if parent else None,
             "model": self.config["model"],
@@ -247,6 +249,7 @@ class Plan:
             "seed": int(seed),
             "checkpoint": str(self.final(label, seed)),
             "template": self.config["template"],
+            "sampler": self.config["sampler"],
             "benchmarks": benchmarks,
             "evaluation": self.config["evaluation"],
         }

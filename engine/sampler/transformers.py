@@ -8,21 +8,34 @@ not depend on which other rollouts share the batch (up to floating-point roundin
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import DynamicCache
 
-from engine.explore import Request
 from engine.forward import fingerprint
+from engine.sampler import Request, Sampling
 from engine.words import Rollout
 
-# (tokens of prompt and prefix, new tokens allowed, seed) -> (generated tokens, their log-probs, finish reason)
-Job = tuple[tuple[int, ...], int, int]
-Written = tuple[tuple[int, ...], tuple[float, ...], str]
+
+@dataclass
+class Job:
+    """One rollout to write: what it continues, how many new tokens it may have, its seed."""
+
+    request: Request
+    room: int
+    seed: int
+    rollout: Rollout | None = None
+
+    @property
+    def longest(self) -> int:
+        return len(self.request.prompt) + self.room
+
+    def write(self, tokens: list[int], logp: list[float], reason: str) -> None:
+        self.rollout = Rollout(self.request.sample.prefix, tuple(tokens), tuple(logp), 0.0, reason)
 
 
 def choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -41,61 +54,65 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
 
 
 class TransformersSampler:
-    """Serves requests from a live torch model, usually the very module being trained, so weights are never out of date.
+    """Serves requests from a live torch model, usually the very module being trained, so weights are never out of date."""
 
-    `response_tokens` limits prefix and new tokens together; `batch_tokens` bounds rows x longest possible row of one batch.
-    """
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
+        self._requests: dict[int, list[Job]] = {}  # what is being served
+        self._waiting: list[int] = []  # keys of what no batch has been made of yet
+        self._batches: list[list[Job]] = []
 
-    def __init__(
-        self,
-        model: Any,
-        pad: int,
-        end: int,
-        response_tokens: int,
-        temperature: float,
-        batch_tokens: int,
-        progress: str = "",
-    ) -> None:
-        self.model = model
-        self.pad, self.end = pad, end
-        self.response_tokens = response_tokens
-        self.temperature = temperature
-        self.batch_tokens = batch_tokens
-        self.progress = progress
+    def submit(self, key: int, request: Request) -> None:
+        """Queue a request. Raises ValueError if prompt and response cannot fit the model's window."""
+        room = self.sampling.room(request, self.model.config.max_position_embeddings)
+        self._requests[key] = [Job(request, room, seed) for seed in request.seeds]
+        self._waiting.append(key)
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        """Rollouts for each request, in seed order. Raises ValueError if prompt and response cannot fit the model's window."""
-        jobs = [
-            (request.problem.prompt + request.sample.prefix, self._room(request), seed)
-            for request in requests
-            for seed in request.seeds
-        ]
-        written: list[Written] = [((), (), "prefix")] * len(jobs)
-        order = sorted((i for i, job in enumerate(jobs) if job[1] > 0), key=lambda i: len(jobs[i][0]) + jobs[i][1])
+    def step(self) -> list[tuple[int, list[Rollout]]]:
+        """Decode one batch. What is submitted meanwhile waits until all batches of what was there before are done."""
+        if not self._batches:
+            self._batches = self._plan()
+        if self._batches:
+            self._decode(self._batches.pop(0))
+        finished = []
+        for key, jobs in list(self._requests.items()):
+            rollouts = [job.rollout for job in jobs if job.rollout]
+            if len(rollouts) == len(jobs):
+                finished.append((key, rollouts))
+                del self._requests[key]
+        return finished
+
+    def _plan(self) -> list[list[Job]]:
+        """Batches of everything that waits: longest first, and rows of one batch about equally long."""
+        jobs = [job for key in sorted(self._waiting) for job in self._requests[key]]
+        self._waiting = []
+        for job in jobs:
+            if job.room == 0:
+                job.write([], [], "prefix")
+        order = sorted((job for job in jobs if job.room > 0), key=lambda job: job.longest)
         batches = []
-        while order:  # longest first, and rows of one batch about equally long
-            rows = max(1, self.batch_tokens // (len(jobs[order[-1]][0]) + jobs[order[-1]][1]))
+        while order:
+            rows = max(1, self.sampling.batch_tokens // order[-1].longest)
             batches.append(order[-rows:])
             order = order[:-rows]
-        bar = tqdm(batches, desc=self.progress, disable=not self.progress, mininterval=5, unit="batch")
-        for rows in bar:
-            for i, result in zip(rows, self._batch([jobs[i] for i in rows]), strict=True):
-                written[i] = result
-        results = iter(written)
-        return [[_ungraded(request, *next(results)) for _ in request.seeds] for request in requests]
+        return batches
+
+    def sync(self) -> None:
+        """Nothing to do: the weights are the model's own."""
+
+    def sleep(self) -> None:
+        """Nothing to free: a batch's cache goes with the batch."""
 
     @torch.no_grad()
     def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Log-prob in nats of every token but the first of each row, as this sampler would have reported it."""
+        """Log-prob in nats, at temperature 1, of every token but the first of each row."""
         device = self.model.device
         width = max(map(len, rows))
-        input_ids, mask = torch.full((len(rows), width), self.pad), torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            input_ids[i, width - len(row) :], mask[i, width - len(row) :] = torch.tensor(row), 1
+        input_ids, mask = self._padded(rows, width)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
         logits = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False).logits
-        logp = torch.log_softmax(logits[:, :-1].float() / (self.temperature or 1.0), dim=-1)
+        logp = torch.log_softmax(logits[:, :-1].float(), dim=-1)
         chosen = logp.gather(-1, input_ids[:, 1:, None].to(device)).squeeze(-1)
         return [values[width - len(row) :].tolist() for values, row in zip(chosen, rows, strict=True)]
 
@@ -103,34 +120,26 @@ class TransformersSampler:
         """Digest of weights this sampler samples from, to be compared with the trainer's."""
         return fingerprint(self.model)
 
-    def _room(self, request: Request) -> int:
-        """New tokens a request may have: its own limit, or what the response limit leaves after the prefix."""
-        left = max(0, self.response_tokens - len(request.sample.prefix))
-        wanted = request.sample.max_new_tokens
-        room = left if wanted is None else min(wanted, left)
-        total = len(request.problem.prompt) + len(request.sample.prefix) + room
-        window = self.model.config.max_position_embeddings
-        if total > window:
-            raise ValueError(
-                f"problem {request.problem.id!r} needs {total} tokens of prompt and response, the model's window is {window}; "
-                "lower max_response_tokens or drop the problem from the data"
-            )
-        return room
+    def _padded(self, rows: Sequence[tuple[int, ...]], width: int, more: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows padded on the left [B, width], and their mask [B, width + more], in which `more` tokens may follow."""
+        input_ids = torch.full((len(rows), width), self.sampling.pad)
+        mask = torch.zeros((len(rows), width + more), dtype=torch.long)
+        for i, row in enumerate(rows):
+            input_ids[i, width - len(row) :], mask[i, width - len(row) :] = torch.tensor(row), 1
+        return input_ids, mask
 
     @torch.no_grad()
-    def _batch(self, jobs: list[Job]) -> list[Written]:
-        """Decode one batch, rows padded on the left; each row ends at its end of sequence or at its own limit."""
-        device = self.model.device
-        width, steps = max(len(prompt) for prompt, _, _ in jobs), max(room for _, room, _ in jobs)
-        input_ids = torch.full((len(jobs), width), self.pad)
-        mask = torch.zeros((len(jobs), width + steps), dtype=torch.long)
+    def _decode(self, jobs: list[Job]) -> None:
+        """Write one batch, rows padded on the left; each row ends at its end of sequence or at its own limit."""
+        device, end = self.model.device, self.sampling.end
+        prompts = [job.request.prompt for job in jobs]
+        width, steps = max(map(len, prompts)), max(job.room for job in jobs)
+        input_ids, mask = self._padded(prompts, width, steps)
         uniforms = np.zeros((len(jobs), steps))
-        for row, (prompt, room, seed) in enumerate(jobs):
-            input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-            uniforms[row, :room] = np.random.Generator(np.random.Philox(seed)).random(room)
+        for row, job in zip(uniforms, jobs, strict=True):
+            row[: job.room] = np.random.Generator(np.random.Philox(job.seed)).random(job.room)
         uniform, mask, input_ids = torch.from_numpy(uniforms).to(device), mask.to(device), input_ids.to(device)
-        rooms = torch.tensor([room for _, room, _ in jobs], device=device)
+        rooms = torch.tensor([job.room for job in jobs], device=device)
         tokens = torch.zeros((len(jobs), steps), dtype=torch.long, device=device)
         logps = torch.zeros((len(jobs), steps), device=device)
         lengths = torch.zeros(len(jobs), dtype=torch.long, device=device)
@@ -147,10 +156,10 @@ class TransformersSampler:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            token, logp = choose(output.logits[:, -1], uniform[rows, step], self.temperature)
+            token, logp = choose(output.logits[:, -1], uniform[rows, step], self.sampling.temperature)
             tokens[rows, step], logps[rows, step] = token, logp
             lengths[rows[alive]] = step + 1
-            alive = alive & (token != self.end) & (step + 1 < rooms[rows])
+            alive = alive & (token != end) & (step + 1 < rooms[rows])
             if not alive.any():
                 break
             input_ids, positions = token[:, None], positions[:, -1:] + 1
@@ -158,14 +167,5 @@ class TransformersSampler:
                 keep = alive.nonzero().squeeze(1)
                 cache.batch_select_indices(keep)
                 rows, alive, mask, input_ids, positions = rows[keep], alive[keep], mask[keep], input_ids[keep], positions[keep]
-        return [
-            self._written(row[:length], logp[:length])
-            for row, logp, length in zip(tokens.tolist(), logps.tolist(), lengths.tolist(), strict=True)
-        ]
-
-    def _written(self, tokens: list[int], logp: list[float]) -> Written:
-        return tuple(tokens), tuple(logp), "stop" if tokens[-1] == self.end else "length"
-
-
-def _ungraded(request: Request, tokens: tuple[int, ...], logp: tuple[float, ...], reason: str) -> Rollout:
-    return Rollout(request.sample.prefix, tokens, logp, 0.0, reason)
+        for job, row, logp, length in zip(jobs, tokens.tolist(), logps.tolist(), lengths.tolist(), strict=True):
+            job.write(row[:length], logp[:length], "stop" if row[length - 1] == end else "length")
