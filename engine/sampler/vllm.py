@@ -54,7 +54,7 @@ class VllmSampler:
         self.window = config["max_position_embeddings"]
         longest = min(self.window, max(sampling.prompt_tokens + sampling.response_tokens, CANARY_TOKENS) + 1)
         block = BLOCK[sampling.device]
-        pool = -(-max(sampling.batch_tokens, longest) // block) * block  # tokens of the KV cache
+        pool = (max(sampling.batch_tokens, longest) // block + 2) * block  # tokens of the KV cache; one block is vLLM's own
         need = needed(source, config, sampling.dtype, pool, tensor_parallel)
         refuse_too_little_memory(need, sampling)
         cpu = sampling.device == "cpu"
