@@ -1,6 +1,7 @@
 # make reproduce   set up and run the laptop reproduction; ends with the main results table
 # make test        set up and run the tests
 # make vllm        set up and add vLLM, for `sampler: vllm`: its GPU build where nvidia-smi is, else its CPU build
+# make bench-sampler   tokens/s of the samplers side by side, about ten minutes (tests/bench_sampler.py --help)
 # make check       set up and run linters, formatters and the type checker
 # make explain METHOD=trapo [PRESET=as_released]   what a method asks for and learns from, without a model
 
@@ -9,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PRESET ?= matched
 
-.PHONY: reproduce test vllm check explain clean
+.PHONY: reproduce test vllm bench-sampler check explain clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete
@@ -18,6 +19,9 @@ test: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m pytest
 
 vllm: $(VENV)/installed-vllm
+
+bench-sampler: $(VENV)/installed-vllm
+	$(BIN)/python -m tests.bench_sampler
 
 check: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/ruff check .

@@ -84,7 +84,8 @@ class VllmSampler:
         self._engine = self._llm.llm_engine
         self._count = 0
         self._flying: dict[str, tuple[int, int]] = {}  # vLLM's request -> (our key, number of the rollout)
-        self._requests: dict[int, tuple[Request, list[Rollout | None]]] = {}
+        self._open: dict[int, tuple[Request, dict[int, Rollout]]] = {}  # requests, and what is written of them
+        self._finished: list[tuple[int, list[Rollout]]] = []
         self._asleep = False
         self._holds = "" if model is None else fingerprint(model)
 
@@ -97,9 +98,9 @@ class VllmSampler:
                 f"for {self.sampling.prompt_tokens}; raise max_prompt_tokens"
             )
         if room == 0:
-            self._requests[key] = request, [Rollout(request.sample.prefix, (), (), 0.0, "prefix") for _ in request.seeds]
+            self._finished.append((key, [Rollout(request.sample.prefix, (), (), 0.0, "prefix") for _ in request.seeds]))
             return
-        self._requests[key] = request, [None] * len(request.seeds)
+        self._open[key] = request, {}
         for number, seed in enumerate(request.seeds):
             parameters = self._vllm.SamplingParams(
                 temperature=self.sampling.temperature,
@@ -118,18 +119,16 @@ class VllmSampler:
         """One forward pass of the running batch. Raises SamplerError if the engine dies."""
         for output in self._outputs() if self._flying else ():
             key, number = self._flying.pop(output.request_id)
-            request, rollouts = self._requests[key]
+            request, rollouts = self._open[key]
             (written,) = output.outputs
             assert written.finish_reason in ("stop", "length"), written.finish_reason
             tokens, logp = tuple(written.token_ids), tuple(written.logprobs.logprobs)
             assert len(logp) == len(tokens), output
             rollouts[number] = Rollout(request.sample.prefix, tokens, logp, 0.0, written.finish_reason)
-        finished = []
-        for key, (_, rollouts) in list(self._requests.items()):
-            served = [rollout for rollout in rollouts if rollout]
-            if len(served) == len(rollouts):
-                finished.append((key, served))
-                del self._requests[key]
+            if len(rollouts) == len(request.seeds):
+                self._finished.append((key, [rollouts[number] for number in sorted(rollouts)]))
+                del self._open[key]
+        finished, self._finished = self._finished, []
         return finished
 
     def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
