@@ -152,8 +152,7 @@ def _plural(noun: str, count: int) -> str:
 
 
 def configuration(configurations: Sequence[Record]) -> str:
-    """`DeepSpeed 0.19.8, ZeRO 0 or 2, 1 rank, float32, sampled by transformers 5.19.0`: what the stages that have one ran in; ""
-    if none has."""
+    """`DeepSpeed 0.19.8, ZeRO 0 or 2, 1 rank, float32, sampled by vllm 0.32.0`: what the stages that have one ran in, or ""."""
     texts = []
     forms = {"deepspeed": "DeepSpeed {}", "zero_stage": "ZeRO {}", "ranks": "{}", "dtype": "{}", "sampler": "sampled by {}"}
     for key, form in forms.items():

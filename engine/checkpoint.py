@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from engine import record
+from engine.explore import ALONE, Ranks
 
 log = logging.getLogger("assay")
 KEPT = 2  # the newest ones
 
 
-def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory: dict[str, Any]) -> None:
-    """Write the checkpoint after `step` updates under a temporary name, wait for the disk, rename it, drop the old ones.
+def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory: dict[str, Any], ranks: Ranks = ALONE) -> None:
+    """Write the checkpoint after `step` updates under a temporary name, wait for the disk, rename it, drop the old ones. Every
+    rank writes its part of it, and the first one the rest.
 
     Raises ValueError if the method keeps something in its memory that is not a JSON value.
     """
     _check_memory(memory)
     folder = state / f"step-{step:06d}"
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if ranks.rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+    ranks.gather({})  # until there is room, and until all have written
     trainer.save(temporary)
+    ranks.gather({})
+    if ranks.rank > 0:
+        return
     files = {str(p.relative_to(temporary)): record.file_sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
     about = {"identity": identity, "step": step, "memory": memory, "files": files}
     record.write_json(temporary / "about.json", {**about, "seal": record.digest(about)})

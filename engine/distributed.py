@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
+from engine.explore import ALONE, Ranks
 from engine.settings import Settings
 
 
@@ -38,6 +39,17 @@ def start_distributed(device: str) -> None:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
+def ranks() -> Ranks:
+    """This process among those of its stage."""
+    return Ranks(dist.get_rank(), dist.get_world_size(), _gathered) if dist.get_world_size() > 1 else ALONE
+
+
+def _gathered(part: dict) -> dict:
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return {key: value for one in parts for key, value in one.items()}
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

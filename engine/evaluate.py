@@ -17,7 +17,7 @@ from pathlib import Path
 from engine import data, record, seeds
 from engine.grade import Grader, grader_version
 from engine.sampler import Request, SamplerError, Sampling, build, packages, serve
-from engine.stage import checked_model, log, start_logging
+from engine.stage import checked_model, log
 from engine.words import Problem, Sample
 
 
@@ -147,7 +147,7 @@ def main() -> int:
     checking.add_argument("out", type=Path)
     checking.add_argument("--known", nargs="*", default=[], metavar="ID", help="golds known not to grade as correct")
     args = parser.parse_args()
-    start_logging()
+    record.start_logging()
     try:
         if args.verb == "generate":
             generate(args.spec, args.out)

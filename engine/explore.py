@@ -6,9 +6,11 @@ of the sampler's steps after they were finished, not when the grader happens to 
 every rounding of a log-prob, is the same in each repetition. A sampler that serves in batches gives lockstep rounds.
 
 Trajectories come back in problem order. The explorations of one update must not read what another of them writes into the
-method's memory: which of them advances first depends on how long their rollouts are.
+method's memory: which of them advances first depends on how long their rollouts are. With several ranks each explores its share
+of the problems, and every rank is given what all of them found; memory is then written in `update` only.
 """
 
+import copy
 import inspect
 import random
 from collections import deque
@@ -28,6 +30,19 @@ GRADING_STEPS = 8  # steps of the sampler that a grade may take without anybody 
 
 # (problem, rollout) pairs -> rewards in the same order
 Reward = Callable[[Sequence[tuple[Problem, Rollout]]], list[float]]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a stage, as one of them sees them: problem i is explored by rank i modulo `count`. `gather` puts the
+    parts of a dictionary that every rank has together, the same for all; every rank must call it."""
+
+    rank: int = 0
+    count: int = 1
+    gather: Callable[[dict], dict] = dict
+
+
+ALONE = Ranks()
 
 
 @dataclass
@@ -56,27 +71,33 @@ def explore(
     total: int,
     run: int,
     memory: dict,
+    prepare: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Exploration:
     """Run `method.explore` for every problem and return its trajectories in problem order, with costs.
 
+    `prepare` is called on every rank before the first rollout is asked for, unless none of them asks for any.
+
     Raises ValueError naming the method and the problem when an exploration yields something that is not a `Sample`, asks for
-    more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories.
+    more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories; or, with
+    several ranks, when one writes into the method's memory.
     """
     name = type(method).__module__.removeprefix("assay_method_")
     ids = [problem.id for problem in problems]
     occurrence = [ids[:i].count(ids[i]) for i in range(len(ids))]  # a problem may be drawn twice where two epochs meet
     finished: dict[int, list[Trajectory]] = {}
     talks: dict[int, Generator[Any, Any, Any]] = {}
+    first: dict[int, Request] = {}
     asked: dict[int, list[Request]] = {i: [] for i in range(len(problems))}
     served: dict[tuple[int, int], list[Rollout]] = {}  # by (number of the request, problem)
 
-    def advance(i: int, rollouts: list[Rollout] | None) -> None:
-        """Let one exploration take a step; submit what it asks for or file what it returns."""
+    def advance(i: int, rollouts: list[Rollout] | None) -> Request | None:
+        """Let one exploration take a step: what it asks for, or None, and what it returns is filed."""
         try:
             sample = _request(name, problems[i], talks[i].send(rollouts))
         except StopIteration as stop:
             finished[i] = _trajectories(name, problems[i], stop.value)
-            return
+            return None
         asked[i].append(_seeded(problems[i], sample, run, step, len(asked[i]), occurrence[i]))
         sampled = sum(request.sample.n for request in asked[i])
         if sampled > MAX_ROLLOUTS or len(asked[i]) > MAX_REQUESTS:
@@ -84,18 +105,24 @@ def explore(
                 f"method {name!r} asked for {sampled} rollouts in {len(asked[i])} requests for problem {problems[i].id!r}; the "
                 f"budget is {MAX_ROLLOUTS} and {MAX_REQUESTS}: does its explore() ever return?"
             )
-        sampler.submit(i, asked[i][-1])
+        return asked[i][-1]
 
-    for i, problem in enumerate(problems):
-        started = method.explore(problem, context(step, total, run, problem.id, memory, occurrence[i]))
-        if inspect.isgenerator(started):
-            talks[i] = started
-            advance(i, None)
-        else:
-            finished[i] = _trajectories(name, problem, started)
+    before = copy.deepcopy(memory) if ranks.count > 1 else memory
+    for i in range(ranks.rank, len(problems), ranks.count):
+        started = method.explore(problems[i], context(step, total, run, problems[i].id, memory, occurrence[i]))
+        if not inspect.isgenerator(started):
+            finished[i] = _trajectories(name, problems[i], started)
+            continue
+        talks[i] = started
+        if request := advance(i, None):
+            first[i] = request
+    if any(ranks.gather({ranks.rank: bool(first)}).values()):
+        prepare()
+    for i, request in first.items():
+        sampler.submit(i, request)
 
     grading: deque[tuple[int, int, list[Rollout], Future[list[float]]]] = deque()  # due at a step: problem, rollouts, rewards
-    now, sampling = 0, len(problems) - len(finished)
+    now, sampling = 0, len(first)
     with ThreadPoolExecutor(1) as grader:
         while sampling or grading:
             if sampling:
@@ -109,11 +136,18 @@ def explore(
                 _, i, rollouts, rewards = grading.popleft()
                 graded = [replace(r, reward=value) for r, value in zip(rollouts, rewards.result(), strict=True)]
                 served[len(asked[i]) - 1, i] = graded
-                advance(i, graded)
-                sampling += i not in finished
+                if request := advance(i, graded):
+                    sampler.submit(i, request)
+                    sampling += 1
 
+    if memory != before:
+        raise ValueError(
+            f"method {name!r} writes to context.memory in explore(), which {ranks.count} ranks do not share; let it write "
+            "there in update() alone, or set train.ranks to 1"
+        )
+    finished, served = ranks.gather(finished), ranks.gather(served)
     pairs = [(problems[i], rollout) for number, i in sorted(served) for rollout in served[number, i]]
-    generated = {number for number, i in served if asked[i][number].sample.max_new_tokens != 0}
+    generated = {number for number, i in served if any(rollout.finish_reason != "prefix" for rollout in served[number, i])}
     return Exploration(
         trajectories=[trajectory for i in range(len(problems)) for trajectory in finished[i]],
         rollouts=pairs,

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from engine.certificate import Check
 from engine.distributed import accumulate, initialize
-from engine.sampler import LiveSampler, Request, packages
+from engine.sampler import LiveSampler, packages
 from engine.settings import Settings
 from engine.words import Problem, Rollout
 
@@ -102,30 +102,19 @@ def weights(engine: Any, settings: Settings) -> Tensor:
         return torch.cat([p.detach().flatten().float().cpu() for p in parameters])
 
 
-class Canary:
-    """A sampler that takes over the trainer's weights, and is compared with it on fixed texts, before it first samples after a
-    change of weights.
+def canary(sampler: LiveSampler, trainer: Any, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """Let the sampler take over the trainer's weights and compare the two on fixed texts. All ranks must call it."""
+    sampler.sync()
+    same = sampler.fingerprint() == trainer.fingerprint()
+    return {**difference(sampler.score(rows), trainer.score(rows)), "same_weights": same}
 
-    `due` is set by whoever changes them; `found` is what the last comparison measured, None if there was none since.
-    """
 
-    def __init__(self, sampler: LiveSampler, trainer: Any, rows: Sequence[tuple[int, ...]]) -> None:
-        self.sampler, self.trainer, self.rows = sampler, trainer, rows
-        self.due, self.found = True, None
-
-    def submit(self, key: int, request: Request) -> None:
-        if self.due:
-            self.sampler.sync()
-            same = self.sampler.fingerprint() == self.trainer.fingerprint()
-            self.found = {**difference(self.sampler.score(self.rows), self.trainer.score(self.rows)), "same_weights": same}
-            self.due = False
-        self.sampler.submit(key, request)
-
-    def step(self) -> list[tuple[int, list[Rollout]]]:
-        return self.sampler.step()
-
-    def sleep(self) -> None:
-        self.sampler.sleep()
+def worst(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of what several ranks' canaries found; None if there was none."""
+    if not found:
+        return None
+    apart = {key: float(torch.tensor([one[key] for one in found]).max()) for key in ("largest", "mean")}  # keeps a NaN
+    return {**apart, "same_weights": all(one["same_weights"] for one in found)}
 
 
 def difference(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -46,14 +46,14 @@ def mean(values: list[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def costs(rows: Sequence[dict], timings: Sequence[dict], parameters: int, device: str) -> dict[str, float]:
+def costs(rows: Sequence[dict], timings: Sequence[dict], parameters: int, gpus: int) -> dict[str, float]:
     """The costs of a stage, summed over its updates: tokens, rounds of generation that wait for one another, seconds, FLOPs
-    (2N per sampled, 6N per trained token, N all parameters), and GPU-hours (0 on a CPU)."""
+    (2N per sampled, 6N per trained token, N all parameters), and GPU-hours."""
     total: dict[str, float] = {name: sum(row[name] for row in rows) for name in COUNTED}
     phases = {f"seconds_{phase}": sum(row[f"seconds_{phase}"] for row in timings) for phase in PHASES}
     total |= {name: round(seconds, 1) for name, seconds in phases.items()}
     total["seconds"] = round(sum(phases.values()), 1)
     trained = total["trained_tokens_own"] + total["trained_tokens_expert"]
     total["flops"] = parameters * (2 * total["sampled_tokens"] + 6 * trained)
-    total["gpu_hours"] = 0.0 if device == "cpu" else round(total["seconds"] / 3600, 4)
+    total["gpu_hours"] = round(gpus * total["seconds"] / 3600, 4)
     return total

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,9 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ValueError(f"{folder} is in use by another process; wait for it or choose another output folder") from error
         yield
+
+
+def start_logging() -> None:
+    """The project's messages to standard error as they are, libraries' from warnings on."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)

@@ -27,9 +27,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from engine import metrics, provenance, record
-from engine.certificate import Check, IntegrityError, certificate
+from engine.certificate import Check, certificate
 from engine.grade import grader_version
-from engine.sampler import SamplerError, packages
+from engine.sampler import packages
+from engine.training import FAILURES, RankError, train
 
 log = logging.getLogger("assay")
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify")
@@ -60,7 +61,7 @@ def run(spec: dict, out: Path) -> None:
     failed."""
     started = time.time()
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(f"WORLD_SIZE is {ranks}: a stage runs in one process; start it without a launcher")
+        raise ValueError(f"WORLD_SIZE is {ranks}: start a stage without a launcher; train.ranks says how many processes it has")
     provenance.git()  # asked now: a commit made while a stage runs is not what it runs
     with record.claimed(out):
         parts = identity(spec)
@@ -75,9 +76,7 @@ def run(spec: dict, out: Path) -> None:
             found = publish(spec, out)
         else:
             checked_model(Path(spec["parent"]))
-            from engine.training import Training  # imports torch
-
-            found = Training(spec, out, parts).run()
+            found = train(spec, out, parts)
         finish(spec, out, parts, found, started)
 
 
@@ -136,6 +135,7 @@ def parameter_count(weights: Path) -> int:
 def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: float) -> None:
     """Sum up the costs and write `done.json`, last and atomically; then the checkpoints for resuming can go."""
     rows, parameters = record.read_rows(out / "metrics.jsonl"), parameter_count(out / "model" / "model.safetensors")
+    gpus = 0 if spec["train"]["device"] == "cpu" else spec["train"]["ranks"]
     done = {
         "run": spec["run"],
         "seed": spec["seed"],
@@ -144,7 +144,7 @@ def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: f
         "parents": [spec["parent"]] if spec["parent"] else [],
         "updates": len(rows),
         "parameters": parameters,
-        "costs": metrics.costs(rows, record.read_rows(out / "timings.jsonl"), parameters, spec["train"]["device"]),
+        "costs": metrics.costs(rows, record.read_rows(out / "timings.jsonl"), parameters, gpus),
         "certificate": found["digest"],
         "identity": parts,
         "outputs": provenance.digests([out / name for name in OUTPUTS], out),
@@ -154,20 +154,15 @@ def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: f
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
-def start_logging() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train one stage, or publish the base model as one.")
     parser.add_argument("--spec", required=True, type=json.loads, help="the stage as JSON, as workflow/plan.py writes it")
     parser.add_argument("--out", required=True, type=Path, help="the stage's folder; done.json appears in it last")
     args = parser.parse_args()
-    start_logging()
+    record.start_logging()
     try:
         run(args.spec, args.out)
-    except (ValueError, FloatingPointError, IntegrityError, SamplerError, OSError) as error:
+    except (*FAILURES, RankError) as error:
         log.error("error: %s", error)
         return 1
     return 0

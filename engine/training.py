@@ -1,7 +1,10 @@
 """The loop of a training stage: explore, update, check, record, save; resumed where it was killed."""
 
 import logging
+import os
 import shutil
+import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +16,50 @@ from tqdm import tqdm
 from engine import certificate as certificates
 from engine import checkpoint, data, explore, methods, metrics, record, seeds
 from engine.grade import Grader
-from engine.sampler import Sampling, build
+from engine.sampler import SamplerError, Sampling, build
 from engine.words import Problem, Trajectory
 
 log = logging.getLogger("assay")
 CANARIES = (64, 48, 32)  # lengths of the texts that sampler and trainer both score after every change of weights
+FAILURES = (ValueError, FloatingPointError, certificates.IntegrityError, SamplerError, OSError)  # what needs no traceback
+
+
+class RankError(Exception):
+    """A rank of the stage ended before its work was done."""
+
+
+def train(spec: dict, out: Path, parts: dict) -> dict[str, Any]:
+    """Carry a training stage out, in this process or in `train.ranks` others; returns its certificate.
+
+    Raises RankError if one of several ranks fails: the others are stopped, and what it said is on standard error.
+    """
+    count = spec["train"]["ranks"]
+    if count == 1:
+        return Training(spec, out, parts).run()
+    from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        spawn(_rank, (count, port, spec, out, parts), nprocs=count)
+    except ProcessExitedException as error:
+        raise RankError(
+            f"rank {error.error_index} of {count} ended with exit code {error.exit_code}; it said why above"
+        ) from error
+    return record.read_json(out / "certificate.json")
+
+
+def _rank(rank: int, count: int, port: int, spec: dict, out: Path, parts: dict) -> None:
+    """One of several processes of a stage, on this machine."""
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()})
+    record.start_logging()
+    try:
+        Training(spec, out, parts).run()
+    except FAILURES as error:
+        log.error("error on rank %d: %s", rank, error)
+        sys.exit(1)
 
 
 class Training:
@@ -29,7 +71,7 @@ class Training:
         from transformers.utils import logging as transformers_logging
 
         from engine import bugs
-        from engine.integrity import Canary
+        from engine.distributed import ranks
         from engine.settings import Settings
 
         self.spec, self.out, self.parts, self.shared, self.inject = spec, out, parts, spec["train"], spec["inject"]
@@ -77,7 +119,9 @@ class Training:
             (problem.prompt + (problem.demonstrations[0] if problem.demonstrations else ()))[:length]
             for problem, length in zip(self.problems, CANARIES, strict=False)
         ]
-        self.sampler = Canary(bugs.sampler(self.inject, sampler), self.trainer, self.texts)
+        self.sampler = bugs.sampler(self.inject, sampler)
+        self.ranks = ranks()
+        self.leads = self.ranks.rank == 0  # what is written is written by the first rank
         self.memory: dict[str, Any] = {}
         self.undecided = 0
 
@@ -91,10 +135,11 @@ class Training:
         with self.timed("checks"):
             self.probe()  # before a checkpoint is loaded: a resumed stage has the certificate it would have had
         rows, timings = self.resume()
-        record.write_rows(self.out / "metrics.jsonl", rows)
-        record.write_rows(self.out / "timings.jsonl", timings)
-        steps = range(len(rows), shared["updates"])
-        bar = tqdm(steps, initial=len(rows), total=shared["updates"], desc=f"{self.spec['run']} seed {seed}", mininterval=10)
+        if self.leads:
+            record.write_rows(self.out / "metrics.jsonl", rows)
+            record.write_rows(self.out / "timings.jsonl", timings)
+        steps, name = range(len(rows), shared["updates"]), f"{self.spec['run']} seed {seed}"
+        bar = tqdm(steps, name, shared["updates"], initial=len(rows), mininterval=10, disable=not self.leads)
         with Grader() as grader:
             self.grader = grader
             for step in bar:
@@ -102,19 +147,23 @@ class Training:
                 batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
                 row = self.step(step, batch)
                 rows.append(row)
-                record.append_row(self.out / "metrics.jsonl", row)
-                record.append_row(self.out / "timings.jsonl", self.spent())
+                if self.leads:
+                    record.append_row(self.out / "metrics.jsonl", row)
+                    record.append_row(self.out / "timings.jsonl", self.spent())
                 self.certify(rows)
                 bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], refresh=False)
                 if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
                     with self.timed("checkpoint"):
-                        checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory)
+                        checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory, self.ranks)
         certificate = self.certify(rows, final=True)
         with self.timed("checkpoint"):
-            shutil.rmtree(self.out / "model", ignore_errors=True)
+            if self.leads:
+                shutil.rmtree(self.out / "model", ignore_errors=True)
             self.trainer.save_model(self.out / "model")
-            self.tokenizer.save_pretrained(self.out / "model")
-        record.append_row(self.out / "timings.jsonl", self.spent())
+            if self.leads:
+                self.tokenizer.save_pretrained(self.out / "model")
+        if self.leads:
+            record.append_row(self.out / "timings.jsonl", self.spent())
         return certificate
 
     def probe(self) -> None:
@@ -142,26 +191,33 @@ class Training:
         failed = [check for check in checks if check.status == "failed"]
         certificate = certificates.certificate(self.spec, self.live, checks, [self.parent])
         stop = failed and self.inject is None
-        if final or stop:
+        if self.leads and (final or stop):
             record.write_json(self.out / "certificate.json", certificate)
         if stop:
             raise certificates.IntegrityError("; ".join(map(str, failed)))
         for check in failed:
             if check.name not in self.reported:
-                log.warning("injected %s, seen by %s", self.inject, check)
+                if self.leads:
+                    log.warning("injected %s, seen by %s", self.inject, check)
                 self.reported.add(check.name)
         return certificate
 
     def step(self, step: int, batch: list[Problem]) -> dict[str, Any]:
         """Explore one batch of problems and make one update; returns its line of metrics."""
-        from engine.integrity import ended, repeats
+        from engine.integrity import canary, ended, repeats, worst
 
-        total, seed = self.shared["updates"], self.spec["seed"]
+        total, seed, rank = self.shared["updates"], self.spec["seed"], self.ranks.rank
         self.undecided = 0
         self.trainer.model.eval()
-        self.sampler.due, self.sampler.found = True, None
+        seen: dict[int, dict] = {}
+
+        def prepare() -> None:
+            seen[rank] = canary(self.sampler, self.trainer, self.texts)
+
         with self.timed("explore"):
-            found = explore.explore(self.method, batch, self.sampler, self.reward, step, total, seed, self.memory)
+            found = explore.explore(
+                self.method, batch, self.sampler, self.reward, step, total, seed, self.memory, prepare, self.ranks
+            )
             self.sampler.sleep()
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
@@ -175,12 +231,12 @@ class Training:
             "problems": record.digest([problem.id for problem in batch]),
             **metrics.summary(found),
             **update,
-            "canary": self.sampler.found,
+            "canary": worst(list(self.ranks.gather(seen).values())),
             "repeats": repeats(found.rollouts),
             "ended": ended(found.rollouts, self.shared["max_response_tokens"]),
             "sampled_tokens": found.sampled_tokens,
             "graded_rollouts": len(found.rollouts),
-            "undecided": self.undecided,
+            "undecided": sum(self.ranks.gather({rank: self.undecided}).values()),
             "rounds": found.rounds,
             "trained_tokens_own": trained["own"],
             "trained_tokens_expert": trained["expert"],
@@ -198,15 +254,18 @@ class Training:
         rows, timings = (record.whole_rows(self.out / name) for name in ("metrics.jsonl", "timings.jsonl"))
         state = self.out / "state"
         found = checkpoint.newest(state, self.parts, min(len(rows), len(timings)))
+        self.ranks.gather({})  # until all ranks have read; the first one writes next
         if found is None:
             if any(state.glob("step-*")):
                 log.warning("no checkpoint in %s can be used; starting over", state)
-            shutil.rmtree(state, ignore_errors=True)
+            if self.leads:
+                shutil.rmtree(state, ignore_errors=True)
             return [], []
         folder, about = found
         self.trainer.load(folder)
         self.memory = about["memory"]
-        log.info("resuming after update %d", about["step"])
+        if self.leads:
+            log.info("resuming after update %d", about["step"])
         return rows[: about["step"]], timings[: about["step"]]
 
     @contextmanager

@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch-tokens", type=int, default=1 << 18, help="tokens in memory at once")
+    parser.add_argument("--only", default="", help="rows whose name holds this text, beside the first of each kind")
     given = parser.parse_args()
 
     start_distributed(given.device)
@@ -138,6 +139,8 @@ def main() -> None:
         "four rounds: vllm without barriers": (four_rounds, vllm),
         "four rounds: transformers": (four_rounds, plain),
     }
+    first = {kind: next(name for name in rows if name.startswith(kind)) for kind in ("one round", "four rounds")}
+    rows = {name: row for name, row in rows.items() if given.only in name or name in first.values()}
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     written: dict[str, int] = {}
     synced = []
@@ -161,8 +164,7 @@ def main() -> None:
         f"{'':42}{'tokens':>9}{'tokens/s':>10}{'  of the first row of its kind':>30}\n"
     )
     for name in rows:
-        first = next(other for other in rows if other.split(":")[0] == name.split(":")[0])
-        ratio = statistics.median(a / b for a, b in zip(speeds[name], speeds[first], strict=True))
+        ratio = statistics.median(a / b for a, b in zip(speeds[name], speeds[first[name.split(":")[0]]], strict=True))
         sys.stdout.write(f"{name:42}{written[name]:9}{statistics.median(speeds[name]):10.0f}{ratio:30.2f}\n")
 
 

@@ -33,6 +33,7 @@ TRAIN = {
     "max_response_tokens": 64,
     "micro_batch_tokens": 512,
     "sample_batch_tokens": 8192,
+    "ranks": 1,
     "zero_stage": 2,
     "checkpoint_every": 2,
     "min_finished": 0.5,

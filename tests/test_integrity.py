@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -243,7 +244,7 @@ def test_grader_self_check(tmp_path: Path) -> None:
         evaluate.golds(source, out, ["1", "2"])
 
 
-def test_the_canary_syncs_and_scores_once_after_each_change() -> None:
+def test_the_canary_syncs_first_and_the_worst_rank_counts() -> None:
     calls = []
 
     class Sampler:
@@ -251,14 +252,12 @@ def test_the_canary_syncs_and_scores_once_after_each_change() -> None:
             calls.append("sync")
 
         def fingerprint(self):
+            calls.append("fingerprint")
             return "a"
 
         def score(self, rows):
             calls.append("score")
             return [[-1.0] for _ in rows]
-
-        def submit(self, key, request):
-            calls.append("submit")
 
     class Scorer:
         def score(self, rows):
@@ -267,14 +266,14 @@ def test_the_canary_syncs_and_scores_once_after_each_change() -> None:
         def fingerprint(self):
             return "b"
 
-    canary = integrity.Canary(Sampler(), Scorer(), [(1, 2)])  # pyright: ignore[reportArgumentType]
-    canary.submit(0, Request(Problem("p", (1,), ""), Sample(1), (1,)))
-    canary.submit(1, Request(Problem("p", (1,), ""), Sample(1), (2,)))
-    assert calls == ["sync", "score", "submit", "submit"]
-    assert canary.found == {"largest": 0.5, "mean": 0.5, "same_weights": False}
-    canary.due = True
-    canary.submit(2, Request(Problem("p", (1,), ""), Sample(1), (3,)))
-    assert calls[4:] == ["sync", "score", "submit"]
+    found = integrity.canary(Sampler(), Scorer(), [(1, 2)])  # pyright: ignore[reportArgumentType]
+    assert calls == ["sync", "fingerprint", "score"]
+    assert found == {"largest": 0.5, "mean": 0.5, "same_weights": False}
+    good = {"largest": 0.1, "mean": 0.1, "same_weights": True}
+    assert integrity.worst([good, found]) == integrity.worst([found, good]) == found
+    assert integrity.worst([good, good]) == pytest.approx(good) and integrity.worst([]) is None
+    broken = integrity.worst([{**good, "largest": float("nan")}, good])
+    assert broken and math.isnan(broken["largest"])
 
 
 def test_both_ways_to_score_agree_with_what_was_sampled(spec: dict) -> None:

@@ -148,7 +148,7 @@ def test_a_model_with_dropout_and_a_launcher_are_refused(spec: dict, tmp_path: P
     with pytest.raises(ValueError, match=r"attention_dropout 0.1\); set these to 0"):
         run({**spec, "parent": str(tmp_path / "dropping")}, tmp_path / "out")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE is 2: a stage runs in one process"):
+    with pytest.raises(ValueError, match="WORLD_SIZE is 2: start a stage without a launcher"):
         run(spec, tmp_path / "out")
 
 

@@ -41,6 +41,10 @@ def stage_spec(wildcards):
     return PLAN.stage_spec(wildcards.run, wildcards.seed, wildcards.stage)
 
 
+def stage_ranks(wildcards):
+    return json.loads(stage_spec(wildcards))["train"]["ranks"]
+
+
 def base_spec(wildcards):
     return PLAN.stage_spec("base", wildcards.seed, "base")
 

@@ -39,14 +39,14 @@ rule train:
         run=r"(?!base/)[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
     conda:
         "../envs/assay.yaml"
-    threads: 1
+    threads: stage_ranks
     params:
         spec=stage_spec,
         touched=method_time,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
+        "OMP_NUM_THREADS=1 python -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
 
 
 rule pretrain:

@@ -1,0 +1,98 @@
+"""A stage in two processes: real DeepSpeed on gloo, each rank with a sampler of its own, the work of one."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import record
+from tests.conftest import METHODS
+from tests.test_stage import outcome, start
+
+WITH_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm")
+WRITER = '''"""Keeps in memory what it explored."""
+from dataclasses import dataclass
+from engine.reduce import mean_over_tokens
+from engine.words import Sample, Trajectory, own
+@dataclass(frozen=True)
+class Method:
+    reduce = mean_over_tokens
+    def explore(self, problem, context):
+        (rollout,) = yield Sample(1)
+        context.memory[problem.id] = 1
+        return [Trajectory(problem, (own(rollout, 1.0),))]
+    def loss(self, t):
+        return -t.logp
+'''
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == code, errors
+    return errors
+
+
+def on_two(spec: dict, **changes) -> dict:
+    return {**spec, "train": {**spec["train"], "ranks": 2, **changes}}
+
+
+@pytest.mark.parametrize("sampler", ["transformers", pytest.param("vllm", marks=WITH_VLLM)])
+def test_two_ranks_do_the_work_of_one(spec: dict, tmp_path: Path, sampler: str) -> None:
+    """ZeRO-3, an odd number of problems: the same rollouts, losses and gradients up to rounding. Steps are small: where a
+    gradient is almost zero, Adam makes visible differences of rounding."""
+    train = {**spec["train"], "zero_stage": 3, "prompts_per_update": 5, "learning_rate": 1e-5}
+    spec = {**spec, "sampler": sampler, "train": train}
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(spec, one))
+    finish(start(on_two(spec), two))
+    ours, theirs = record.read_rows(one / "metrics.jsonl"), record.read_rows(two / "metrics.jsonl")
+    assert len(ours) == 4 and any(row["guided"] for row in ours) and min(row["grad_norm"] for row in ours) > 0
+    same = ("problems", "reward", "guided", "sampled_tokens", "graded_rollouts", "rounds", "trained_tokens_own", "undecided")
+    for row, other in zip(ours, theirs, strict=True):
+        assert {key: row[key] for key in same} == {key: other[key] for key in same}
+        assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-3)
+        assert other["loss"] == pytest.approx(row["loss"], rel=1e-3, abs=1e-6)
+    certificate = record.read_json(two / "certificate.json")
+    assert certificate["passed"] and certificate["configuration"]["ranks"] == 2
+    assert "6 of 6 micro-batches kept" in json.dumps(certificate)
+
+
+def test_two_killed_ranks_resume_to_the_same_bits(spec: dict, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(on_two(spec), whole))
+    process = start(on_two(spec), killed)
+    while not (killed / "state" / "step-000002").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "done.json").exists()
+    deadline = time.monotonic() + 30
+    while ranks_of(killed) and time.monotonic() < deadline:  # they are told to go when their parent dies
+        time.sleep(0.1)
+    assert not ranks_of(killed)
+    assert finish(start(on_two(spec), killed)).count("resuming after update 2") == 1
+    assert outcome(killed) == outcome(whole)
+
+
+def ranks_of(out: Path) -> list[str]:
+    """Processes that have a file of this folder open or in their command line."""
+    found = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True).stdout.split()
+    return found
+
+
+def test_a_rank_that_fails_stops_the_stage(spec: dict, tmp_path: Path) -> None:
+    """What one rank keeps to itself cannot be saved; it is said which setting to change."""
+    (tmp_path / "methods").mkdir()
+    for file in METHODS.glob("*.py"):
+        (tmp_path / "methods" / file.name).write_text(file.read_text())
+    (tmp_path / "methods" / "writer.py").write_text(WRITER)
+    method = {"name": "writer", "folder": str(tmp_path / "methods"), "settings": {}}
+    said = finish(start({**on_two(spec), "method": method}, tmp_path / "out"), code=1)
+    assert "method 'writer' writes to context.memory in explore(), which 2 ranks do not share" in said
+    assert "set train.ranks to 1" in said and "error: rank " in said and "Traceback" not in said
+    assert not (tmp_path / "out" / "done.json").exists()
+    finish(start({**spec, "method": method}, tmp_path / "out"))
