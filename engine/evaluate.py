@@ -22,7 +22,10 @@ from engine.words import Problem, Sample
 
 
 def generate(spec: dict, out: Path) -> None:
-    """Sample completions for every benchmark of `spec`, all at once, and write `<benchmark>.samples.jsonl` files."""
+    """Sample completions for every benchmark of `spec`, all at once, and write `<benchmark>.samples.jsonl` files.
+
+    What shares a batch decides how log-probs round: with other benchmarks beside it, one may rarely get another sample.
+    """
     packages(spec["sampler"])  # before anything is loaded
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging

@@ -1,9 +1,10 @@
 """Driving explorations: methods decide what to sample, this file does the sampling, the grading and the counting.
 
 Every exploration advances at its own pace: as soon as its rollouts are graded, its next request goes to the sampler. Grading
-happens on a thread of its own while the sampler works on. Still nothing depends on timing: rollouts are taken up a fixed number
-of the sampler's steps after they were finished, not when the grader happens to be ready, so what shares a batch, and with it
-every rounding of a log-prob, is the same in each repetition. A sampler that serves in batches gives lockstep rounds.
+happens on a thread of its own, and for GRADING_STEPS steps the sampler works on; then the grader is waited for. Nothing depends
+on timing: rollouts are taken up exactly that many steps after they were finished, not when the grader happens to be ready, so
+what shares a batch, and with it every rounding of a log-prob, is the same in each repetition. With a sampler that serves in
+batches, requests wait for those before them, which makes rounds of it again.
 
 Trajectories come back in problem order. The explorations of one update must not read what another of them writes into the
 method's memory: which of them advances first depends on how long their rollouts are. With several ranks each explores its share
@@ -13,7 +14,7 @@ of the problems, and every rank is given what all of them found; memory is then 
 import copy
 import inspect
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -47,8 +48,8 @@ ALONE = Ranks()
 
 @dataclass
 class Exploration:
-    """What exploring a list of problems gave and cost. `rounds`: how many requests followed one another, at most, each
-    waiting for the one before; those that generate nothing do not count."""
+    """What exploring a list of problems gave and cost. `rounds`: the most requests of one problem that generated something,
+    each after the grades of the one before."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
     rollouts: list[tuple[Problem, Rollout]] = field(default_factory=list)
@@ -123,7 +124,8 @@ def explore(
 
     grading: deque[tuple[int, int, list[Rollout], Future[list[float]]]] = deque()  # due at a step: problem, rollouts, rewards
     now, sampling = 0, len(first)
-    with ThreadPoolExecutor(1) as grader:
+    grader = ThreadPoolExecutor(1)
+    try:
         while sampling or grading:
             if sampling:
                 now += 1
@@ -139,6 +141,8 @@ def explore(
                 if request := advance(i, graded):
                     sampler.submit(i, request)
                     sampling += 1
+    finally:
+        grader.shutdown(cancel_futures=True)  # after a failure nobody wants the other grades
 
     if memory != before:
         raise ValueError(
@@ -147,11 +151,11 @@ def explore(
         )
     finished, served = ranks.gather(finished), ranks.gather(served)
     pairs = [(problems[i], rollout) for number, i in sorted(served) for rollout in served[number, i]]
-    generated = {number for number, i in served if any(rollout.finish_reason != "prefix" for rollout in served[number, i])}
+    generated = Counter(i for (_, i), rollouts in served.items() if any(r.finish_reason != "prefix" for r in rollouts))
     return Exploration(
         trajectories=[trajectory for i in range(len(problems)) for trajectory in finished[i]],
         rollouts=pairs,
-        rounds=len(generated),
+        rounds=max(generated.values(), default=0),
         sampled_tokens=sum(len(rollout.tokens) for _, rollout in pairs),
     )
 

@@ -44,9 +44,9 @@ APART = {"float32": ("largest", 1e-3), "bfloat16": ("mean", 0.05)}
 def configuration(settings: Settings, dtype: str, sampler: str) -> dict[str, Any]:
     """What a certificate is valid for."""
     live = {name: version(name) for name in ("deepspeed", "torch", "transformers")}
-    serving = packages(sampler) or {"transformers": live["transformers"]}
+    package, release = next(iter((packages(sampler) or {sampler: live["transformers"]}).items()))
     named = {key: getattr(settings, key) for key in ("zero_stage", "offload", "accumulation", "packed", "device")}
-    return {**live, **named, "ranks": dist.get_world_size(), "dtype": dtype, "sampler": " ".join(*serving.items())}
+    return {**live, **named, "ranks": dist.get_world_size(), "dtype": dtype, "sampler": f"{package} {release}"}
 
 
 def gradient_probe(settings: Settings, dtype: str) -> Check:

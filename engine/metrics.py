@@ -8,7 +8,8 @@ from engine.explore import Exploration
 from engine.words import Problem, Rollout
 
 COUNTED = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "rounds")
-PHASES: tuple[str, ...] = ("explore", "update", "checkpoint", "checks")  # what is not in them is starting up
+# `sync`: the sampler's start, weights handed to it, the canary. What is in none of them is the start of everything else.
+PHASES: tuple[str, ...] = ("explore", "sync", "update", "checkpoint", "checks")
 
 
 def summary(found: Exploration) -> dict[str, Any]:

@@ -212,7 +212,9 @@ class Training:
         seen: dict[int, dict] = {}
 
         def prepare() -> None:
-            seen[rank] = canary(self.sampler, self.trainer, self.texts)
+            with self.timed("sync"):
+                seen[rank] = canary(self.sampler, self.trainer, self.texts)
+            self.seconds["explore"] -= self.seconds["sync"]  # it happens in the midst of it
 
         with self.timed("explore"):
             found = explore.explore(

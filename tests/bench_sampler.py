@@ -28,27 +28,10 @@ from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import Job, TransformersSampler
 from engine.sampler.vllm import VllmSampler
 from engine.words import Problem, Rollout, Sample
+from tests.conftest import Lockstep
 
 ROOT = Path(__file__).parents[1]
 SHORTEST, TAIL = 24, 1.0  # of the Pareto distribution of lengths: its smallest value and its exponent
-
-
-class Lockstep:
-    """A sampler that gives nothing back before everything asked of it is done."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.asked = inner, 0
-
-    def submit(self, key: int, request: Request) -> None:
-        self.asked += 1
-        self.inner.submit(key, request)
-
-    def step(self) -> list[tuple[int, list[Rollout]]]:
-        found = []
-        while len(found) < self.asked:
-            found += self.inner.step()
-        self.asked = 0
-        return found
 
 
 class Raw:
@@ -68,7 +51,9 @@ class Raw:
             for seed in request.seeds if room else ():
                 prompts.append(vllm.TokensPrompt(prompt_token_ids=list(request.prompt)))
                 named = {"temperature": sampling.temperature, "max_tokens": room, "seed": seed}
-                parameters.append(vllm.SamplingParams(**named, ignore_eos=True, logprobs=0, detokenize=False))
+                parameters.append(
+                    vllm.SamplingParams(**named, ignore_eos=True, logprobs=0, flat_logprobs=True, detokenize=False)
+                )
         outputs = iter(self.sampler._llm.generate(prompts, parameters, use_tqdm=False) if prompts else [])
         found = []
         for key, request in self.asked:
@@ -76,8 +61,7 @@ class Raw:
             rollouts = [Rollout(prefix, (), (), 0.0, "prefix") for _ in request.seeds]
             for k in range(len(rollouts)) if room else ():
                 (output,) = next(outputs).outputs
-                logp = tuple(place[token].logprob for place, token in zip(output.logprobs, output.token_ids, strict=True))
-                rollouts[k] = Rollout(prefix, tuple(output.token_ids), logp, 0.0, "length")
+                rollouts[k] = Rollout(prefix, tuple(output.token_ids), tuple(output.logprobs.logprobs), 0.0, "length")
             found.append((key, rollouts))
         self.asked = []
         return found
@@ -117,6 +101,7 @@ def main() -> None:
     sampling = Sampling(0, -1, 64, given.cap, 1.0, given.batch_tokens, given.dtype, given.device)
     began = time.perf_counter()
     vllm = VllmSampler(given.model, sampling, model)
+    vllm.sync()
     starting = time.perf_counter() - began
     by_seed(vllm, given.cap)
     plain = TransformersSampler(model, sampling)
@@ -170,7 +155,7 @@ def main() -> None:
 
 def by_seed(vllm: VllmSampler, cap: int) -> None:
     """Give every rollout the length of its seed, whoever serves it."""
-    inner, post_init = vllm._vllm, Job.__init__
+    inner, made = vllm._vllm, Job.__init__
 
     def parameters(**named: Any) -> Any:
         if "seed" in named:  # not the texts of a canary
@@ -178,7 +163,7 @@ def by_seed(vllm: VllmSampler, cap: int) -> None:
         return inner.SamplingParams(**named)
 
     def job(self: Job, request: Request, room: int, seed: int, rollout: Rollout | None = None) -> None:
-        post_init(self, request, min(room, length(seed, cap)), seed, rollout)
+        made(self, request, min(room, length(seed, cap)), seed, rollout)
 
     vllm._vllm = SimpleNamespace(
         SamplingParams=parameters, TokensPrompt=inner.TokensPrompt, sampling_params=inner.sampling_params

@@ -8,11 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import record
-from engine.words import Problem
+from engine.sampler import Request
+from engine.words import Problem, Rollout
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / "methods"
@@ -40,6 +42,24 @@ TRAIN = {
     "dtype": "float32",
     "device": "cpu",
 }
+
+
+class Lockstep:
+    """A sampler that gives nothing back before everything asked of it is done."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.asked = inner, 0
+
+    def submit(self, key: int, request: Request) -> None:
+        self.asked += 1
+        self.inner.submit(key, request)
+
+    def step(self) -> list[tuple[int, list[Rollout]]]:
+        found = []
+        while len(found) < self.asked:
+            found += self.inner.step()
+        self.asked = 0
+        return found
 
 
 def on_two_ranks(script: str) -> list[str]:

@@ -1,11 +1,16 @@
 """The driver: order, seeds, costs, and methods that misbehave."""
 
+import random
+import time
+
 import pytest
 
 from engine.explain import Scripted
-from engine.explore import MAX_ROLLOUTS, Exploration, explore
+from engine.explore import MAX_ROLLOUTS, Exploration, Ranks, explore
 from engine.metrics import summary
+from engine.sampler import Request
 from engine.words import Problem, Rollout, Sample, Trajectory, own
+from tests.conftest import Lockstep
 
 PROBLEMS = [Problem(f"p{i}", (1, 2), "5") for i in range(3)]
 
@@ -43,6 +48,118 @@ def test_every_sample_has_a_seed_of_its_own_that_depends_on_names_only() -> None
 def test_a_problem_drawn_twice_in_one_update_samples_differently() -> None:
     seeds = [s for request in drive(Uneven(), [PROBLEMS[0], PROBLEMS[0]])[0].asked for s in request.seeds]
     assert len(set(seeds)) == 4
+
+
+class Slow:
+    """A sampler whose requests take as many steps as their first seed says; it writes down what it was asked and when."""
+
+    def __init__(self) -> None:
+        self.flying: dict[int, tuple[int, Request]] = {}
+        self.log: list[tuple[int, int]] = []
+        self.now = 0
+
+    def submit(self, key: int, request: Request) -> None:
+        self.flying[key] = self.now + 1 + request.seeds[0] % 300, request
+        self.log.append((self.now, key))
+
+    def step(self) -> list[tuple[int, list[Rollout]]]:
+        self.now += 1
+        done = [(key, request) for key, (due, request) in self.flying.items() if due <= self.now]
+        self.flying = {key: rest for key, rest in self.flying.items() if rest[0] > self.now}
+        return [(key, [Rollout((), (seed % 7, 2), (-1.0, -1.0), 0.0, "stop") for seed in r.seeds]) for key, r in done]
+
+
+class Deep:
+    """Asks again until a rollout was right, four times at most."""
+
+    def explore(self, problem, context):
+        found = []
+        for _ in range(4):
+            found += yield Sample(2)
+            if any(r.reward for r in found):
+                break
+        return [Trajectory(problem, (own(r, r.reward),)) for r in found]
+
+
+def run(sampler, slow: float, problems=tuple(Problem(f"p{i}", (1, 2), "5") for i in range(12))):
+    draw = random.Random(slow)
+
+    def reward(pairs):
+        time.sleep(slow * draw.random())
+        return [float(rollout.tokens[0] == 3) for _, rollout in pairs]
+
+    return explore(Deep(), problems, sampler, reward, 4, 10, 7, {})
+
+
+def test_what_is_asked_when_does_not_depend_on_how_fast_the_grader_is() -> None:
+    """The same requests at the same steps; and the trajectories that rounds with barriers give."""
+    fast, slow, rounds = Slow(), Slow(), Slow()
+    found, again = run(fast, 0.0), run(slow, 0.02)
+    assert fast.log == slow.log and found == again
+    assert len({step for step, _ in fast.log}) > 10 and 1 < found.rounds <= 4  # problems went their own ways
+    barriers = run(Lockstep(rounds), 0.0)
+    assert barriers == found and rounds.log != fast.log
+    assert rounds.now > fast.now  # and waited for one another
+
+
+def test_a_failure_does_not_wait_for_grades_nobody_wants() -> None:
+    class Dying(Slow):
+        def step(self):
+            if self.now == 150:
+                raise RuntimeError("gone")
+            return super().step()
+
+    graded = []
+
+    def reward(pairs):
+        time.sleep(0.2)
+        graded.append(pairs)
+        return [0.0] * len(pairs)
+
+    problems = [Problem(f"p{i}", (1, 2), "5") for i in range(40)]
+    sampler = Dying()
+    with pytest.raises(RuntimeError, match="gone"):
+        explore(Deep(), problems, sampler, reward, 4, 10, 7, {})
+    assert 0 < len(graded) < len(sampler.log) - len(sampler.flying)
+
+
+def test_ranks_share_the_problems_and_all_get_what_was_found() -> None:
+    """Two ranks one after the other: the first fails for want of the second's part, which is then given all of the first's."""
+    whole = run(Slow(), 0.0)
+    problems = [Problem(f"p{i}", (1, 2), "5") for i in range(12)]
+    parts: list[list[dict]] = [[], []]
+    prepared = []
+
+    def rank(me: int, others: list[dict] | None) -> Exploration:
+        pending = iter(others or [])
+
+        def gather(part: dict) -> dict:
+            parts[me].append(part)
+            return {**(next(pending) if others else {}), **part}
+
+        return explore(
+            Deep(), problems, Slow(), lambda pairs: [float(r.tokens[0] == 3) for _, r in pairs],
+            4, 10, 7, {}, lambda: prepared.append(me), Ranks(me, 2, gather),
+        )  # fmt: skip
+
+    with pytest.raises(KeyError):
+        rank(0, None)
+    found = rank(1, parts[0])
+    assert prepared == [0, 1] and set(parts[0][1]) == {0, 2, 4, 6, 8, 10}
+    assert found == whole
+
+
+def test_memory_of_several_ranks_is_not_theirs_to_write_alone() -> None:
+    class Writer:
+        def explore(self, problem, context):
+            context.memory["seen"] = problem.id
+            return []
+
+    memory: dict = {}
+    explore(Writer(), PROBLEMS, Slow(), lambda pairs: [], 4, 10, 7, memory)
+    assert memory == {"seen": "p2"}
+    with pytest.raises(ValueError, match=r"writes to context.memory in explore\(\), which 2 ranks do not share"):
+        explore(Writer(), PROBLEMS, Slow(), lambda pairs: [], 4, 10, 7, {}, ranks=Ranks(0, 2, dict))
 
 
 def test_metrics_average_over_problems_and_say_how_much_was_shown() -> None:

