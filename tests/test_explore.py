@@ -81,14 +81,17 @@ class Deep:
         return [Trajectory(problem, (own(r, r.reward),)) for r in found]
 
 
-def run(sampler, slow: float, problems=tuple(Problem(f"p{i}", (1, 2), "5") for i in range(12))):
+TWELVE = [Problem(f"p{i}", (1, 2), "5") for i in range(12)]
+
+
+def run(sampler, slow: float) -> Exploration:
     draw = random.Random(slow)
 
     def reward(pairs):
         time.sleep(slow * draw.random())
         return [float(rollout.tokens[0] == 3) for _, rollout in pairs]
 
-    return explore(Deep(), problems, sampler, reward, 4, 10, 7, {})
+    return explore(Deep(), TWELVE, sampler, reward, 4, 10, 7, {})
 
 
 def test_what_is_asked_when_does_not_depend_on_how_fast_the_grader_is() -> None:
@@ -126,7 +129,6 @@ def test_a_failure_does_not_wait_for_grades_nobody_wants() -> None:
 def test_ranks_share_the_problems_and_all_get_what_was_found() -> None:
     """Two ranks one after the other: the first fails for want of the second's part, which is then given all of the first's."""
     whole = run(Slow(), 0.0)
-    problems = [Problem(f"p{i}", (1, 2), "5") for i in range(12)]
     parts: list[list[dict]] = [[], []]
     prepared = []
 
