@@ -140,7 +140,7 @@ def test_ranks_share_the_problems_and_all_get_what_was_found() -> None:
             return {**(next(pending) if others else {}), **part}
 
         return explore(
-            Deep(), problems, Slow(), lambda pairs: [float(r.tokens[0] == 3) for _, r in pairs],
+            Deep(), TWELVE, Slow(), lambda pairs: [float(r.tokens[0] == 3) for _, r in pairs],
             4, 10, 7, {}, lambda: prepared.append(me), Ranks(me, 2, gather),
         )  # fmt: skip
 
