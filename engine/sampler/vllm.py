@@ -16,6 +16,7 @@ prefill is off; sleeping does nothing; its worker switches `torch.set_num_thread
 import math
 import os
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -277,6 +278,7 @@ def imported(device: str) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", module="vllm", category=FutureWarning)
     if device == "cpu":
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # needs Triton; what is said above is of the other one
     import vllm
