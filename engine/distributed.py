@@ -32,6 +32,8 @@ def start_distributed(device: str) -> None:
         )
     os.environ["DS_ACCELERATOR"] = device
     os.environ.setdefault("LOCAL_RANK", "0")
+    if device == "cuda" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+        raise ValueError(f"train.ranks needs a GPU for each rank and {torch.cuda.device_count()} are visible; lower it")
     if dist.is_initialized():
         return
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"  # counts are added up on the CPU, gradients on the GPU

@@ -1,10 +1,12 @@
 """The loop of a training stage: explore, update, check, record, save; resumed where it was killed."""
 
 import logging
+import multiprocessing
 import os
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,17 +43,26 @@ def train(spec: dict, out: Path, parts: dict) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    os.environ.setdefault("PYTHONHASHSEED", "0")  # of the ranks: a method that goes through a set does so in one order
+    ranks: Any = spawn(_rank, (count, port, spec, out, parts), nprocs=count, join=False)
     try:
-        spawn(_rank, (count, port, spec, out, parts), nprocs=count)
+        while not ranks.join():
+            pass
     except ProcessExitedException as error:
-        raise RankError(
-            f"rank {error.error_index} of {count} ended with exit code {error.exit_code}; it said why above"
-        ) from error
+        how = f"was killed by {error.signal_name}; out of memory?" if error.signal_name else "failed; it said why above"
+        raise RankError(f"rank {error.error_index} of {count} {how}") from error
+    finally:
+        for process in ranks.processes:
+            process.kill()
+            process.join()
     return record.read_json(out / "certificate.json")
 
 
 def _rank(rank: int, count: int, port: int, spec: dict, out: Path, parts: dict) -> None:
     """One of several processes of a stage, on this machine."""
+    from torch.distributed import destroy_process_group
+
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()})
     record.start_logging()
@@ -60,6 +71,15 @@ def _rank(rank: int, count: int, port: int, spec: dict, out: Path, parts: dict) 
     except FAILURES as error:
         log.error("error on rank %d: %s", rank, error)
         sys.exit(1)
+    destroy_process_group()
+
+
+def _leave_with_parent() -> None:
+    """End this process as soon as its parent has ended: the folder is the parent's, and another stage may enter it now."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class Training:
@@ -91,6 +111,12 @@ class Training:
         def load() -> Any:
             return AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, shared["dtype"]))
 
+        if shared["ranks"] > 1 and shared["zero_stage"] == 3 and spec["sampler"] == "transformers":
+            raise ValueError(
+                f"train.ranks {shared['ranks']} with train.zero_stage 3 needs sampler vllm: the transformers sampler decodes "
+                "with the partitioned model itself, for which all ranks would have to generate the same number of tokens; or "
+                "set zero_stage to 2 or less"
+            )
         torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; what did would repeat
         model = load()
         refuse_dropout(model)
@@ -188,11 +214,15 @@ class Training:
 
         watched = integrity.of_updates(rows, self.shared["dtype"], self.shared["min_finished"]) if rows else []
         checks = [*self.probes, *watched]
+        # The same on all ranks: a check is what the first rank found, or the first one it failed on.
+        everyone = self.ranks.gather({self.ranks.rank: checks}).values()
+        checks = [next((one for one in found if one.status == "failed"), found[0]) for found in zip(*everyone, strict=True)]
         failed = [check for check in checks if check.status == "failed"]
         certificate = certificates.certificate(self.spec, self.live, checks, [self.parent])
         stop = failed and self.inject is None
         if self.leads and (final or stop):
             record.write_json(self.out / "certificate.json", certificate)
+        self.ranks.gather({})  # nobody leaves before it is written
         if stop:
             raise certificates.IntegrityError("; ".join(map(str, failed)))
         for check in failed:
@@ -256,7 +286,9 @@ class Training:
         rows, timings = (record.whole_rows(self.out / name) for name in ("metrics.jsonl", "timings.jsonl"))
         state = self.out / "state"
         found = checkpoint.newest(state, self.parts, min(len(rows), len(timings)))
-        self.ranks.gather({})  # until all ranks have read; the first one writes next
+        steps = self.ranks.gather({self.ranks.rank: found[1]["step"] if found else 0})  # all have read: the first writes next
+        if len(set(steps.values())) > 1:
+            raise ValueError(f"the ranks would resume after different updates, {steps}; delete {state} to start over")
         if found is None:
             if any(state.glob("step-*")):
                 log.warning("no checkpoint in %s can be used; starting over", state)

@@ -151,6 +151,22 @@ def test_ranks_share_the_problems_and_all_get_what_was_found() -> None:
     assert found == whole
 
 
+def test_a_rank_with_nothing_to_sample_prepares_with_the_others() -> None:
+    class Odd:
+        def explore(self, problem, context):
+            if int(problem.id[1:]) % 2:
+                yield Sample(1)
+            return []
+
+    prepared = []
+    for others, wanted in (({1: True}, [0]), ({1: False}, [])):
+        prepared.clear()
+        gathered = iter([{0: False, **others}, {0: [], 1: []}, {}])  # who samples, what is finished, what was served
+        ranks = Ranks(0, 2, lambda part, gathered=gathered: next(gathered))
+        explore(Odd(), TWELVE[:2], Slow(), lambda pairs: [], 4, 10, 7, {}, lambda: prepared.append(0), ranks)
+        assert prepared == wanted
+
+
 def test_memory_of_several_ranks_is_not_theirs_to_write_alone() -> None:
     class Writer:
         def explore(self, problem, context):

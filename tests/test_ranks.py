@@ -1,11 +1,13 @@
 """A stage in two processes: real DeepSpeed on gloo, each rank with a sampler of its own, the work of one."""
 
 import json
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engine import record
@@ -40,11 +42,11 @@ def on_two(spec: dict, **changes) -> dict:
     return {**spec, "train": {**spec["train"], "ranks": 2, **changes}}
 
 
-@pytest.mark.parametrize("sampler", ["transformers", pytest.param("vllm", marks=WITH_VLLM)])
-def test_two_ranks_do_the_work_of_one(spec: dict, tmp_path: Path, sampler: str) -> None:
-    """ZeRO-3, an odd number of problems: the same rollouts, losses and gradients up to rounding. Steps are small: where a
-    gradient is almost zero, Adam makes visible differences of rounding."""
-    train = {**spec["train"], "zero_stage": 3, "prompts_per_update": 5, "learning_rate": 1e-5}
+@pytest.mark.parametrize(("sampler", "zero"), [("transformers", 2), pytest.param("vllm", 3, marks=WITH_VLLM)])
+def test_two_ranks_do_the_work_of_one(spec: dict, tmp_path: Path, sampler: str, zero: int) -> None:
+    """An odd number of problems: the same rollouts, losses and gradients up to rounding. Steps are small: where a gradient is
+    almost zero, Adam makes visible differences of rounding."""
+    train = {**spec["train"], "zero_stage": zero, "prompts_per_update": 5, "learning_rate": 1e-5}
     spec = {**spec, "sampler": sampler, "train": train}
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(spec, one))
@@ -61,27 +63,42 @@ def test_two_ranks_do_the_work_of_one(spec: dict, tmp_path: Path, sampler: str) 
     assert "6 of 6 micro-batches kept" in json.dumps(certificate)
 
 
-def test_two_killed_ranks_resume_to_the_same_bits(spec: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGKILL, SIGINT ignored", "SIGINT"])
+def test_ranks_end_with_their_parent_and_resume_to_the_same_bits(spec: dict, tmp_path: Path, how: str) -> None:
+    """Also where a shell without job control has made its children deaf to SIGINT."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(on_two(spec), whole))
+    before = signal.getsignal(signal.SIGINT)
+    if "ignored" in how:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = start(on_two(spec), killed)
+    signal.signal(signal.SIGINT, before)
     while not (killed / "state" / "step-000002").exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    ranks = [child for child in psutil.Process(process.pid).children() if "--multiprocessing-fork" in child.cmdline()]
+    assert len(ranks) == 2
+    process.send_signal(getattr(signal, how.partition(",")[0]))
     process.communicate()
     assert not (killed / "done.json").exists()
-    deadline = time.monotonic() + 30
-    while ranks_of(killed) and time.monotonic() < deadline:  # they are told to go when their parent dies
-        time.sleep(0.1)
-    assert not ranks_of(killed)
+    _, alive = psutil.wait_procs(ranks, timeout=2)
+    assert not alive
     assert finish(start(on_two(spec), killed)).count("resuming after update 2") == 1
     assert outcome(killed) == outcome(whole)
 
 
-def ranks_of(out: Path) -> list[str]:
-    """Processes that have a file of this folder open or in their command line."""
-    found = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True).stdout.split()
-    return found
+def test_a_killed_rank_is_named(spec: dict, tmp_path: Path) -> None:
+    process = start(on_two(spec), tmp_path / "out")
+    while not (tmp_path / "out" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    ranks = [child for child in psutil.Process(process.pid).children() if "--multiprocessing-fork" in child.cmdline()]
+    ranks[1].kill()
+    assert re.search(r"error: rank \d of 2 was killed by SIGKILL; out of memory\?", finish(process, code=1))
+    assert not psutil.wait_procs(ranks, timeout=2)[1]
+
+
+def test_ranks_that_would_wait_for_one_another_for_ever_are_refused(spec: dict, tmp_path: Path) -> None:
+    said = finish(start(on_two(spec, zero_stage=3), tmp_path / "out"), code=1)
+    assert "train.ranks 2 with train.zero_stage 3 needs sampler vllm" in said and "Traceback" not in said
 
 
 def test_a_rank_that_fails_stops_the_stage(spec: dict, tmp_path: Path) -> None:

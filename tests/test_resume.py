@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine import checkpoint, record
+from engine.explore import Ranks
 from tests.conftest import METHODS, TRAIN
 
 KILLS = 20
@@ -219,3 +220,23 @@ def test_a_second_run_in_the_same_folder_is_refused(spec: dict, tmp_path: Path) 
     with record.claimed(tmp_path / "out"), pytest.raises(ValueError, match="in use by another process"):
         run(spec, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_holds_what_every_rank_wrote(tmp_path: Path) -> None:
+    """The first rank of two; the other one writes its part only while the first waits for it after its own."""
+    waited = []
+
+    class Shards:
+        def save(self, folder: Path) -> None:
+            assert len(waited) == 1  # for the folder to be empty
+            folder.mkdir()
+            (folder / "rank0").write_text("a")
+
+    def gather(part: dict) -> dict:
+        waited.append(part)
+        if len(waited) == 2:
+            (tmp_path / ".step-000006.tmp" / "rank1").write_text("b")
+        return part
+
+    checkpoint.save(Shards(), tmp_path, 6, {}, {}, Ranks(0, 2, gather))
+    assert record.read_json(tmp_path / "step-000006" / "about.json")["files"].keys() == {"rank0", "rank1"}

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
-from engine.words import Problem, Sample
+from engine.words import Problem, Rollout, Sample
 from tests.conftest import ROOT
 
 BASE = ROOT / "miniature" / "base"
@@ -57,6 +57,8 @@ def test_samples_depend_on_their_seed_only(model, requests: list[Request]) -> No
     assert together == serve(sampler(model), requests)
     apart = [serve(sampler(model, batch_tokens=1), [r])[0] for r in requests]
     assert [[r.tokens for r in g] for g in apart] == [[r.tokens for r in g] for g in together]
+    (backwards,) = serve(sampler(model), [replace(requests[0], seeds=requests[0].seeds[::-1])])
+    assert [r.tokens for r in backwards[::-1]] == [r.tokens for r in together[0]]
     other = serve(sampler(model), [replace(requests[0], seeds=(21, 22, 23, 24, 25, 26))])
     assert [r.tokens for r in other[0]] != [r.tokens for r in together[0]]
 
@@ -87,3 +89,18 @@ def test_sampling_follows_the_distribution(model, requests: list[Request]) -> No
 def test_a_request_beyond_the_window_is_refused(model, requests: list[Request]) -> None:
     with pytest.raises(ValueError, match="the model's window is 8192"):
         serve(sampler(model, response_tokens=9000), requests[:1])
+
+
+def test_what_is_served_is_in_order_of_the_requests(requests: list[Request]) -> None:
+    class Backwards:
+        def __init__(self) -> None:
+            self.asked: list[tuple[int, Request]] = []
+
+        def submit(self, key: int, request: Request) -> None:
+            self.asked.append((key, request))
+
+        def step(self):
+            key, request = self.asked.pop()
+            return [(key, [Rollout(request.sample.prefix, (key,), (0.0,), 0.0, "stop")])]
+
+    assert [group[0].tokens for group in serve(Backwards(), requests)] == [(0,), (1,), (2,), (3,)]

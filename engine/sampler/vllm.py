@@ -261,8 +261,10 @@ def needed(source: Path, sampling: Sampling, pool: int, tensor_parallel: int) ->
 
 def refuse_too_little_memory(need: dict[str, int], sampling: Sampling) -> None:
     """Raise ValueError, saying what was needed for what, if the device has less memory left."""
-    cpu = sampling.device == "cpu"
-    free = psutil.virtual_memory().available if cpu else torch.cuda.mem_get_info()[0]
+    if sampling.device == "cpu":
+        free = psutil.virtual_memory().available // int(os.environ.get("WORLD_SIZE", "1"))  # every rank needs its own
+    else:
+        free = torch.cuda.mem_get_info()[0]
     if sum(need.values()) > free:
         parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in need.items())
         raise ValueError(
