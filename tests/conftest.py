@@ -62,6 +62,16 @@ class Lockstep:
         return found
 
 
+def assert_answered(requests: list[Request], groups: list[list[Rollout]], limit: int) -> None:
+    """Rollouts continue the prefix they were given, within the response limit, and stop at the end of sequence (1) alone."""
+    for request, group in zip(requests, groups, strict=True):
+        for rollout in group:
+            assert rollout.prefix == request.sample.prefix and len(rollout.tokens) == len(rollout.logp)
+            assert len(rollout.prefix) + len(rollout.tokens) <= limit
+            if rollout.finish_reason == "stop":
+                assert rollout.tokens[-1] == 1 and 1 not in rollout.tokens[:-1]
+
+
 def on_two_ranks(script: str) -> list[str]:
     """What a script prints on each of two gloo ranks, both of which must succeed."""
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}

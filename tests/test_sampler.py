@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
 from engine.words import Problem, Rollout, Sample
-from tests.conftest import ROOT
+from tests.conftest import ROOT, assert_answered
 
 BASE = ROOT / "miniature" / "base"
 
@@ -41,12 +41,7 @@ def sampler(model, **changes) -> TransformersSampler:
 def test_rollouts_answer_their_requests(model, requests: list[Request]) -> None:
     groups = serve(sampler(model), requests)
     assert [len(group) for group in groups] == [6, 2, 2, 2]
-    for request, group in zip(requests, groups, strict=True):
-        for rollout in group:
-            assert rollout.prefix == request.sample.prefix and len(rollout.tokens) == len(rollout.logp)
-            assert len(rollout.prefix) + len(rollout.tokens) <= 40
-            if rollout.finish_reason == "stop":
-                assert rollout.tokens[-1] == 1 and 1 not in rollout.tokens[:-1]
+    assert_answered(requests, groups, 40)
     assert len({r.tokens for r in groups[0]}) > 1  # members of a group differ
     assert {(r.tokens, r.finish_reason) for r in groups[2]} == {((), "prefix")}
     assert all(len(r.tokens) <= 3 for r in groups[3])

@@ -15,9 +15,18 @@ from engine import evaluate, record
 from tests.conftest import METHODS, ROOT, TRAIN
 
 
-def start(spec: dict, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "engine.stage", "--out", str(out), "--spec", json.dumps(spec)]
+def start(spec: dict, out: Path, script: str = "") -> subprocess.Popen:
+    """A stage in a process of its own, or a script that changes something and then calls its main function."""
+    program = ["-c", script] if script else ["-m", "engine.stage"]
+    command = [sys.executable, *program, "--out", str(out), "--spec", json.dumps(spec)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    """What a stage says; it must end with this exit code."""
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == code, errors
+    return errors
 
 
 def outcome(out: Path) -> tuple[str, str, str]:

@@ -29,7 +29,7 @@ from engine.settings import Settings
 from engine.train import Trainer
 from engine.words import Problem, Sample, Trajectory, expert
 from miniature.world import training_rows
-from tests.conftest import METHODS, ROOT, Lockstep, on_two_ranks
+from tests.conftest import METHODS, ROOT, Lockstep, assert_answered, on_two_ranks
 
 BASE = ROOT / "miniature" / "base"
 TEMPLATES = sorted((ROOT / "config" / "templates").glob("*.txt"))
@@ -194,12 +194,7 @@ def test_requests_get_what_they_ask_for(problems, vllm) -> None:
     requests += ask(problems[2:3], 2, max_new_tokens=3)
     groups = serve(vllm, requests)
     assert [len(group) for group in groups] == [3, 2, 2, 2]
-    for request, group in zip(requests, groups, strict=True):
-        for rollout in group:
-            assert rollout.prefix == request.sample.prefix and len(rollout.tokens) == len(rollout.logp)
-            assert len(rollout.prefix) + len(rollout.tokens) <= 80
-            if rollout.finish_reason == "stop":
-                assert rollout.tokens[-1] == 1 and 1 not in rollout.tokens[:-1]
+    assert_answered(requests, groups, 80)
     assert {(r.tokens, r.finish_reason) for r in groups[2]} == {((), "prefix")}
     assert {(len(r.tokens), r.finish_reason) for r in groups[3]} == {(3, "length")}
     assert {r.finish_reason for r in groups[0]} == {"stop"}

