@@ -48,6 +48,8 @@ rule all:
         rules.figures.output,
         rules.grader_audit.output,
         PAPER_TABLES,
+        STUDIES,
+        PILOTS,
         rules.report.output,
 
 

@@ -159,7 +159,7 @@ def build(spec: dict) -> tuple[list[dict], dict]:
     if source == "miniature":
         from miniature import world
 
-        rows = list(world.training_rows() if name == "train" else world.benchmark_rows(name))
+        rows = list(world.benchmark_rows(name) if "size" in spec else world.training_rows())
     elif columns := spec.get("columns"):
         rows = items(name, table(download(name, spec["hub"]) if spec.get("hub") else Path(source)), columns)
     else:

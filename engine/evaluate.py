@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: one load for all benchmarks, samples written before anything is graded, grading apart.
 
     python -m engine.evaluate generate --spec '{...}' --out results/miniature/RUN/seed0/eval
-    python -m engine.evaluate grade SAMPLES.parquet GRADES.parquet
+    python -m engine.evaluate grade <benchmark>.samples.parquet...      writes <benchmark>.grades.parquet beside each
     python -m engine.evaluate golds DATA.jsonl OUT.json      the grader's self-check on the gold answers of a data file
 
 Every sample of every problem has its own seed, from (run seed, benchmark, problem, sample); raising the number of samples
@@ -28,7 +28,7 @@ def generate(spec: dict, out: Path) -> None:
     What shares a batch decides how log-probs round: with other benchmarks beside it, one may rarely get another sample.
     """
     packages(spec["sampler"])  # before anything is loaded
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -46,20 +46,21 @@ def generate(spec: dict, out: Path) -> None:
         settings["device"],
     )
     problems = {
-        name: data.problems(data.read_rows(Path(benchmark["file"])), tokenizer, template, settings["max_prompt_tokens"])
+        name: data.problems(rows(benchmark), tokenizer, template, settings["max_prompt_tokens"])
         for name, benchmark in spec["benchmarks"].items()
     }
+    window = AutoConfig.from_pretrained(source).max_position_embeddings if spec.get("within_window") else None
     asked = [
         (name, request)
         for name, benchmark in spec["benchmarks"].items()
-        for request in requests(name, problems[name], benchmark["samples"], spec["seed"])
+        for request in requests(name, problems[name], benchmark["samples"], spec["seed"], window)
     ]
     asked.sort(key=lambda one: len(one[1].prompt), reverse=True)  # a long problem is expected to need a long answer
     sampler = build(spec["sampler"], source, sampling)
     served = serve(sampler, [request for _, request in asked], progress=f"{spec['run']} seed {spec['seed']}")
     groups = {(name, request.problem.id): group for (name, request), group in zip(asked, served, strict=True)}
     for name in spec["benchmarks"]:
-        rows = [
+        sampled = [
             {
                 "problem_id": problem.id,
                 "sample": k,
@@ -73,7 +74,12 @@ def generate(spec: dict, out: Path) -> None:
             for problem in problems[name]
             for k, rollout in enumerate(groups[name, problem.id])
         ]
-        samples.write(out / f"{name}.samples.parquet", rows, samples.SAMPLES)
+        samples.write(out / f"{name}.samples.parquet", sampled, samples.SAMPLES)
+
+
+def rows(benchmark: dict) -> list[dict]:
+    """The rows of a benchmark, or the first `problems` of them."""
+    return data.read_rows(Path(benchmark["file"]))[: benchmark.get("problems")]
 
 
 def seed_of(benchmark: str, problem: Problem, sample: int, run: int) -> int:
@@ -81,25 +87,28 @@ def seed_of(benchmark: str, problem: Problem, sample: int, run: int) -> int:
     return seeds.seed(run=run, benchmark=benchmark, problem=problem.id, sample=sample)
 
 
-def requests(name: str, problems: Sequence[Problem], count: int, run: int) -> list[Request]:
-    """One request for every problem of a benchmark, for `count` samples."""
-    return [Request(p, Sample(count), tuple(seed_of(name, p, k, run) for k in range(count))) for p in problems]
+def requests(name: str, problems: Sequence[Problem], count: int, run: int, window: int | None = None) -> list[Request]:
+    """One request for every problem of a benchmark, for `count` samples, which end at the latest with the `window` if given."""
+
+    def room(problem: Problem) -> int | None:
+        return None if window is None else max(0, window - len(problem.prompt))
+
+    return [Request(p, Sample(count, max_new_tokens=room(p)), tuple(seed_of(name, p, k, run) for k in range(count))) for p in problems]
 
 
-def grade(source: Path, out: Path, preset: str, cache: Path | None) -> None:
+def grade(source: Path, out: Path, grader: Grader) -> None:
     """Grade a file of samples. A response that ran into the length limit is wrong whatever it says: what it would have gone on
     to say is not known. It has a status of its own and no vote in a majority."""
     rows = samples.read(source, samples.SAMPLES)
     problems: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         problems.setdefault(row["problem_id"], []).append(place)
-    with Grader(preset=preset, cache=cache) as grader:
-        pairs = [(row["completion"], row["answer"]) for row in rows]
-        grades = grader.grade(pairs, [row["finish_reason"] == "length" for row in rows])
-        classes = grader.answer_classes([[grades[place] for place in places] for places in problems.values()])
+    pairs = [(row["completion"], row["answer"]) for row in rows]
+    grades = grader.grade(pairs, [row["finish_reason"] == "length" for row in rows])
+    classes = grader.answer_classes([[grades[place] for place in places] for places in problems.values()])
     votes = dict(zip(chain.from_iterable(problems.values()), chain.from_iterable(classes), strict=True))
     kept = ("problem_id", "sample", "tokens", "finish_reason", "template")
-    version = grader_version(preset)
+    version = grader_version(grader.preset)
     samples.write(
         out,
         (
@@ -159,9 +168,8 @@ def main() -> int:
         "--spec", required=True, type=json.loads, help="the evaluation as JSON, as workflow/plan.py writes it"
     )
     sampling.add_argument("--out", required=True, type=Path, help="folder for the samples")
-    grading = verbs.add_parser("grade", help="grade one file of samples")
-    grading.add_argument("samples", type=Path)
-    grading.add_argument("grades", type=Path)
+    grading = verbs.add_parser("grade", help="grade files of samples; <benchmark>.grades.parquet appears beside each")
+    grading.add_argument("samples", type=Path, nargs="+", metavar="BENCHMARK.samples.parquet")
     grading.add_argument("--grader", choices=PRESETS, default=PRESETS[0], help="(default: %(default)s)")
     grading.add_argument("--cache", type=Path, metavar="FILE", help="keeps verdicts for other graders and other days")
     checking = verbs.add_parser("golds", help="the grader's self-check on one data file")
@@ -176,7 +184,9 @@ def main() -> int:
         elif args.verb == "golds":
             golds(args.source, args.out, args.known)
         else:
-            grade(args.samples, args.grades, args.grader, args.cache)
+            with Grader(preset=args.grader, cache=args.cache) as grader:
+                for path in args.samples:
+                    grade(path, path.with_name(path.name.replace(".samples.", ".grades.")), grader)
     except (ValueError, SamplerError, OSError) as error:
         log.error("error: %s", error)
         return 1

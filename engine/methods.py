@@ -66,14 +66,19 @@ def stages(name: str, folder: Path) -> tuple[Stage, ...]:
     return listed
 
 
+def presets(name: str, folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What a method file names besides its defaults: preset -> the settings it changes."""
+    return getattr(getattr(load(name, folder), "Method", None), "presets", {})
+
+
 def preset(name: str, label: str, folder: Path) -> Mapping[str, Any]:
     """The overrides a method file gives under a preset's name; none for `matched`."""
-    presets = getattr(getattr(load(name, folder), "Method", None), "presets", {})
+    known = presets(name, folder)
     if label == MATCHED:
         return {}
-    if label not in presets:
-        raise nearest(f"preset of method {name!r}:", label, [*presets, MATCHED])
-    return presets[label]
+    if label not in known:
+        raise nearest(f"preset of method {name!r}:", label, [*known, MATCHED])
+    return known[label]
 
 
 def build(name: str, settings: Mapping[str, Any], folder: Path) -> Any:

@@ -85,6 +85,8 @@ BENCHMARKS = {
     "mini_words": Benchmark(400, (3, 4, 5), wording="words"),  # out of distribution: the wording is never trained on
     "mini_marathon": Benchmark(400, (7, 8)),  # out of distribution: longer than anything trained on
 }
+# Multiple choice over chains of Mixed, for rehearsals of the general benchmarks; never a result.
+CHOICE = "mini_choice"
 # Like the training set; for choosing settings, never a result.
 VALIDATION = {"mini_validation": Benchmark(400, (2, 3, 4, 5, 6))}
 
@@ -136,7 +138,20 @@ def training_rows() -> Iterator[dict]:
         }
 
 
+def choice_rows() -> Iterator[dict]:
+    """The first chains of Mixed with four options each, one of them right."""
+    for i, chain in enumerate(chains("mini_mixed", BENCHMARKS["mini_mixed"])[:100]):
+        rng, right = random.Random(f"miniature/{CHOICE}/{i}"), int(chain.answer())
+        options = rng.sample([value for value in range(LIMIT + 1) if value != right], 3)
+        options.insert(place := rng.randrange(4), right)
+        text = "".join(f"{label}) {option}\n" for label, option in zip("ABCD", options, strict=True))
+        yield {"id": f"{CHOICE}-{i:04d}", "problem": f"{chain.symbols()}\n\n{text}", "answer": "ABCD"[place]}
+
+
 def benchmark_rows(name: str) -> Iterator[dict]:
+    if name == CHOICE:
+        yield from choice_rows()
+        return
     spec = {**BENCHMARKS, **VALIDATION}[name]
     for i, chain in enumerate(chains(name, spec)):
         text = chain.words() if spec.wording == "words" else chain.symbols()

@@ -36,7 +36,8 @@ def write_samples(path: Path) -> None:
 
 def test_every_sample_has_its_status_and_its_vote(tmp_path: Path) -> None:
     write_samples(tmp_path / "b.samples.parquet")
-    grade(tmp_path / "b.samples.parquet", tmp_path / "b.grades.parquet", "assay", tmp_path / "verdicts.sqlite")
+    with Grader(cache=tmp_path / "verdicts.sqlite") as grader:
+        grade(tmp_path / "b.samples.parquet", tmp_path / "b.grades.parquet", grader)
     rows = samples.read(tmp_path / "b.grades.parquet", samples.GRADES)
     assert len(rows) == 2 * len(ANSWERS)
     for row, (_, reason, status, vote) in zip(rows, 2 * ANSWERS, strict=True):
@@ -44,7 +45,8 @@ def test_every_sample_has_its_status_and_its_vote(tmp_path: Path) -> None:
         assert row["correct"] == (status == "correct")
         assert row["grader"] == grader_version() and row["template"] == "plain 0123456789ab"
     first = (tmp_path / "b.grades.parquet").read_bytes()
-    grade(tmp_path / "b.samples.parquet", tmp_path / "b.grades.parquet", "assay", tmp_path / "verdicts.sqlite")
+    with Grader(cache=tmp_path / "verdicts.sqlite") as grader:
+        grade(tmp_path / "b.samples.parquet", tmp_path / "b.grades.parquet", grader)
     assert (tmp_path / "b.grades.parquet").read_bytes() == first  # from kept verdicts the same bytes
 
 

@@ -11,16 +11,17 @@ from engine.data import Template
 from engine.methods import nearest
 
 SCHEMA = Path("workflow/schemas/benchmarks.schema.yaml")
-SHARED = ("template", "samples", "exceptions")  # settings of evaluation that every row's specification has in a form of its own
+SHARED = ("template", "samples", "exceptions", "problems")  # settings of evaluation that every row's specification has in a form of its own
 
 
 class Evaluation:
     """The part of a checked configuration that is about evaluation. Raises ValueError for unknown names and broken templates.
 
-    A row is a run without its injected bug, `method[-preset]`.
+    A row is a run without its injected bug, `method[-preset]`, or a checkpoint; `own` are the templates of rows that must be
+    evaluated with the prompt they were trained with.
     """
 
-    def __init__(self, config: dict, rows: list[str], catalogue: Path, patches: Path) -> None:
+    def __init__(self, config: dict, rows: list[str], own: dict[str, str], catalogue: Path, patches: Path) -> None:
         self._config, self._settings = config, config["evaluation"]
         self._data_dir: str = config["data_dir"]
         self.benchmarks = self._benchmarks(self._read(catalogue))
@@ -28,6 +29,9 @@ class Evaluation:
         for row in self._settings["exceptions"]:
             if row not in rows:
                 raise nearest("run in evaluation.exceptions:", row, rows)
+        exceptions = {row: {"template": template} for row, template in own.items() if template != self._template}
+        self.exceptions = {row: {**exceptions.get(row, {}), **self._settings["exceptions"].get(row, {})} for row in rows}
+        self.exceptions = {row: asked for row, asked in self.exceptions.items() if asked}
         for path in {config["template"], *(self.of(row)["template"] for row in rows)}:
             Template.read(Path(path))
 
@@ -68,19 +72,30 @@ class Evaluation:
         return {name: known[name] for name in self._config["gold_patches"]}
 
     @property
+    def _problems(self) -> int | None:
+        """How many problems of each benchmark are evaluated; None for all."""
+        return self._settings.get("problems")
+
+    @property
     def _template(self) -> str:
         return self._settings["template"] or self._config["template"]
 
-    def of(self, row: str) -> dict[str, str]:
-        """The template (a path) and the grader of a row: those of all rows, or its own exception."""
-        return {"template": self._template, "grader": self._config["grader"], **self._settings["exceptions"].get(row, {})}
+    def of(self, row: str) -> dict[str, Any]:
+        """The template (a path) and the grader of a row, and whether its responses end with its window: as for all rows, or its
+        own exception."""
+        return {"template": self._template, "grader": self._config["grader"], "within_window": False, **self.exceptions.get(row, {})}
 
     def spec(self, row: str, home: Path) -> dict[str, Any]:
         """What `engine.evaluate generate` needs besides the checkpoint. Not the grader: grading again must sample nothing."""
         return {
             "template": self.of(row)["template"],
+            "within_window": self.of(row)["within_window"],
             "benchmarks": {
-                name: {"file": str(home / "data" / f"{name}.jsonl"), "samples": entry["samples"]}
+                name: {
+                    "file": str(home / "data" / f"{name}.jsonl"),
+                    "samples": entry["samples"],
+                    **({"problems": self._problems} if self._problems else {}),
+                }
                 for name, entry in self.benchmarks.items()
             },
             "evaluation": {key: value for key, value in self._settings.items() if key not in SHARED},
@@ -103,6 +118,7 @@ class Evaluation:
         notes = {
             "trained with": f"template {trained}" if trained != tested else "",
             "metric": ", ".join([*several, *(["pass@1 on the others"] if 0 < len(several) < len(titles) else [])]),
+            "problems": f"the first {self._problems} of each benchmark" if self._problems else "",
             "samples": f"for this configuration alone, {', '.join(own)} per problem" if own else "",
             "gold patches": ", ".join(golds),
             "choices": [self._asked(entry) for entry in self.benchmarks.values() if "choices" in entry],

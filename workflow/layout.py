@@ -7,13 +7,31 @@ from engine import methods
 
 if TYPE_CHECKING:
     from workflow.plan import Plan
+    from workflow.studies import Study
 
 
-def layout(plan: "Plan") -> dict[str, Any]:
+def layout(plan: "Plan", study: "Study | None") -> dict[str, Any]:
     """For the notes: groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
 
     Runs as labels, with the bug that may be injected. Raises ValueError for a run that is no row.
     """
+    columns: dict[str, list[str]] = {}
+    for name, entry in plan.benchmarks.items():
+        columns.setdefault(entry["group"].capitalize(), []).append(name)
+    found: dict[str, Any] = {"columns": columns if len(columns) > 1 else {}, **(_of_study(study) if study else _of_main(plan))}
+    return {key: value for key, value in found.items() if value}
+
+
+def _of_study(study: "Study") -> dict[str, Any]:
+    return {
+        "title": study.title,
+        "about": study.about,
+        "baseline": study.baseline,
+        "published": study.published,
+    }
+
+
+def _of_main(plan: "Plan") -> dict[str, Any]:
     labels = {run.clean: run.label for run in plan.runs}
 
     def label(name: str, where: str) -> str:
@@ -21,18 +39,13 @@ def layout(plan: "Plan") -> dict[str, Any]:
             raise methods.nearest(f"run in {where}:", name, labels)
         return labels[name]
 
-    columns: dict[str, list[str]] = {}
-    for name, entry in plan.benchmarks.items():
-        columns.setdefault(entry["group"].capitalize(), []).append(name)
     config = plan.config
-    found = {
+    return {
         "groups": {title: [label(run, "groups") for run in runs] for title, runs in config["groups"].items()},
-        "columns": columns if len(columns) > 1 else {},
         "baseline": label(config["baseline"], "baseline") if config["baseline"] else "",
         "ablation": {title: [label(run, "ablation") for run in runs] for title, runs in config["ablation"].items()},
         "published": {label(run, "published"): papers for run, papers in config["published"].items()},
     }
-    return {key: value for key, value in found.items() if value}
 
 
 def headline(plan: "Plan") -> tuple[str, dict[str, dict[str, Any]]]:
@@ -49,8 +62,7 @@ def fidelity(plan: "Plan") -> dict[str, Any]:
         stage = methods.stages(name, plan.folder)[-1]
         if stage.method is None:  # the base model
             continue
-        presets = getattr(getattr(methods.load(name, plan.folder), "Method", None), "presets", {})
-        for preset in (methods.MATCHED, *presets):
+        for preset in (methods.MATCHED, *methods.presets(name, plan.folder)):
             label = plan.run(name if preset == methods.MATCHED else f"{name}-{preset}").label
             spec = json.loads(plan.stage_spec(label, plan.seeds[0], stage.name))
             table.setdefault(name, {})[preset] = {**spec["method"]["settings"], **spec["train"]}

@@ -5,7 +5,6 @@ unknown one is answered with the nearest known one.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,50 +13,34 @@ from typing import Any
 import jsonschema
 import yaml
 
-from engine import benchmarks, methods, record
+from engine import benchmarks, corpus, methods, record
 from engine.methods import nearest
 from engine.words import Stage
+from workflow.configuration import SCHEMA, completed
+from workflow.corpora import Corpora
 from workflow.evaluation import Evaluation
 from workflow.layout import layout
+from workflow.rehearsal import TEXT as REHEARSAL
+from workflow.studies import Study
 
-SCHEMA = Path("workflow/schemas/config.schema.yaml")
 BASE = "base"  # the one method without training: its stage is every pipeline's starting point
-
-
-def typed(value: Any, schema: dict, name: str = "") -> Any:
-    """A setting in the type its schema asks for, and all settings inside it.
-
-    Snakemake leaves what is nested in `--config train={updates: 3}` or `seeds=[0,1]` as text. Raises ValueError for the first
-    setting the schema does not know, with the nearest one it does.
-    """
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        for key in value:
-            if key not in known and schema.get("additionalProperties") is False:
-                raise nearest("setting", f"{name}{key}", [f"{name}{setting}" for setting in known])
-        others = schema.get("additionalProperties") or {}
-        return {key: typed(item, known.get(key, others), f"{name}{key}.") for key, item in value.items()}
-    if isinstance(value, list):
-        return [typed(item, schema.get("items", {}), name) for item in value]
-    if isinstance(value, str) and schema.get("type") != "string":
-        found = yaml.safe_load(value)
-        is_number = isinstance(found, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", found)
-        return float(found) if is_number else found  # YAML 1.1 takes 3e-4 for text
-    return value
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the results: a method under a preset, perhaps with a known bug injected on purpose. Its label
-    `method[-preset][+bug]` names its folder."""
+    """One row of the results: a method under a preset, perhaps with a known bug injected on purpose, or a checkpoint of others
+    that is only evaluated. Its label, `method[-preset][+bug]` or the checkpoint's name, names its folder."""
 
     method: str
     preset: str
     bug: str | None = None
+    checkpoint: str | None = None
 
     @property
     def clean(self) -> str:
         """The label without the bug: where settings are looked up."""
+        if self.checkpoint:
+            return self.checkpoint
         return self.method if self.preset == methods.MATCHED else f"{self.method}-{self.preset}"
 
     @property
@@ -79,30 +62,74 @@ class Plan:
         catalogue: Path = benchmarks.CATALOGUE,
         bugs: Path = Path("config/bugs.yaml"),
         patches: Path = benchmarks.PATCHES,
+        models: Path = Path("config/models.yaml"),
+        corpora: Path = corpus.CATALOGUE,
     ) -> None:
         self.config = config
         self.folder = Path(config["methods_dir"])
         self.home = Path("results") / config["profile"]
         self.seeds: list[int] = config["seeds"]
         self.bugs: dict[str, dict] = yaml.safe_load(bugs.read_text())
-        clean = [self.run(label) for label in config["runs"]]
-        self.runs = [self.injected(run, config["inject"]) for run in clean]
-        self.evaluation = Evaluation(config, [run.clean for run in self.runs], catalogue, patches)
-        self.benchmarks = self.evaluation.benchmarks
-        for label, settings in config["overrides"].items():
-            if label not in {*(run.clean for run in self.runs), *self._shared_runs()}:
+        self._models: dict[str, dict] = yaml.safe_load(models.read_text())
+        self.corpora = Corpora(config, corpora)
+        self._refuse_shadows()
+        self.runs = [self.injected(self.run(label), config["inject"]) for label in config["runs"]]
+        self.studies = {name: self._study(name, settings) for name, settings in config["studies"].items()}
+        self.all_runs = list(dict.fromkeys([*self.runs, *(run for study in self.studies.values() for run in study.runs)]))
+        for label in config["overrides"]:
+            if label not in {*(run.clean for run in self.all_runs), *(run.method for run in self.all_runs), *self._shared_runs()}:
                 raise nearest("run in overrides:", label, config["runs"])
-            shared, _ = self._settings(self.run(label), settings)
-            try:
-                jsonschema.validate({**config["train"], **shared}, schema["properties"]["train"])
-            except jsonschema.ValidationError as error:
-                raise ValueError(f"overrides of {label}, {error.json_path.removeprefix('$.')}: {error.message}") from error
+        for run in self.all_runs:
+            self._check_settings(run, schema["properties"]["train"])
+        own = {run.clean: template for run in self.all_runs if (template := self._own_template(run))}
+        self.evaluation = Evaluation(config, [run.clean for run in self.all_runs], own, catalogue, patches)
+        self.benchmarks = self.evaluation.benchmarks
+
+    def _refuse_shadows(self) -> None:
+        """A name must mean one thing: no checkpoint named like a method, no variant like a preset of the method's file."""
+        for label in self.config["checkpoints"]:
+            if label in methods.names(self.folder):
+                raise ValueError(f"checkpoints: {label!r} is the name of a method; give the checkpoint another one")
+        for method, variants in self.config["variants"].items():
+            for name in variants:
+                if name == methods.MATCHED or name in methods.presets(method, self.folder):
+                    raise ValueError(f"variants: {method} has a preset {name!r} already; give the variant another name")
+
+    def _check_settings(self, run: Run, schema: dict) -> None:
+        """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that are not there."""
+        shared, _ = self._settings(run)
+        try:
+            jsonschema.validate({**self.config["train"], **shared}, schema)
+        except jsonschema.ValidationError as error:
+            raise ValueError(f"overrides of {run.clean}, {error.json_path.removeprefix('$.')}: {error.message}") from error
+        settings = {**self.config["train"], **shared}
+        if settings["data"] not in self.corpora.names:
+            raise nearest(f"data of run {run.label}:", settings["data"], self.corpora.names, "; name it under other_data")
+        if settings["start"] not in {BASE, *self.config["checkpoints"]}:
+            raise nearest(f"start of run {run.label}:", settings["start"], [BASE, *self.config["checkpoints"]])
+        if settings["start"] != BASE and any(self._is_shared(run, stage) for stage in self.stages(run)):
+            raise ValueError(
+                f"run {run.label} starts from {settings['start']}, but its first stage is another run's, which starts from the "
+                f"base model; make it a stage of its own in {self.method_file(run.label, self.stages(run)[-1].name)}"
+            )
+
+    def _study(self, name: str, settings: dict) -> Study:
+        runs = tuple(self.injected(self.run(label), self.config["inject"]) for label in settings["runs"])
+        return Study.of(name, settings, runs, tuple(settings.get("seeds", self.seeds)), self.home / name)
+
+    def _own_template(self, run: Run) -> str:
+        """The template of the checkpoint a run is, or starts from, if that has one of its own; else empty."""
+        label = run.checkpoint or {**self.config["train"], **self._settings(run)[0]}["start"]
+        return self.config["checkpoints"].get(label, {}).get("template", "")
 
     def run(self, label: str) -> Run:
         """The run a label names; an unknown method, preset or bug raises ValueError with the nearest known one."""
         clean, _, bug = label.partition("+")
+        if clean in self.config["checkpoints"]:
+            return Run(BASE, methods.MATCHED, checkpoint=clean)
         method, _, preset = clean.partition("-")
-        methods.preset(method, preset or methods.MATCHED, self.folder)
+        if preset not in self.config["variants"].get(method, {}):
+            methods.preset(method, preset or methods.MATCHED, self.folder)
         methods.stages(method, self.folder)
         return self.injected(Run(method, preset or methods.MATCHED), bug)
 
@@ -124,21 +151,32 @@ class Plan:
 
     def _lacking(self, run: Run, bug: str) -> str:
         """What a bug needs of the shared settings and a run does not have; empty if the bug can happen there."""
-        settings = {**self.config["train"], **self.config["overrides"].get(run.clean, {})}
+        settings = {**self.config["train"], **self._overrides(run)}
         needs = self.bugs[bug].get("needs", {})
         return ", ".join(f"train.{key} in {allowed}" for key, allowed in needs.items() if settings.get(key) not in allowed)
 
     def bug_study(self) -> list[Run]:
-        """Every trained run of the configuration, clean and with each known bug alone, where it can happen."""
+        """Every trained row of the main table, clean and with each known bug alone, where it can happen."""
         clean = list(dict.fromkeys(replace(run, bug=None) for run in self.runs if run.method != BASE))
         return [*clean, *(replace(run, bug=bug) for run in clean for bug in self.bugs if not self._lacking(run, bug))]
 
     def _shared_runs(self) -> set[str]:
         """Runs that are not rows but train a stage some row starts with."""
-        return {stage.method for run in self.runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
+        runs = self.all_runs
+        return {stage.method for run in runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
 
-    def _settings(self, run: Run, overrides: dict) -> tuple[dict, dict]:
-        """Overrides split into the run's shared settings and the method's own; an unknown name raises ValueError."""
+    def _overrides(self, run: Run) -> dict[str, Any]:
+        """What a run does otherwise: under a preset or as a variant it keeps the shared settings (a learning rate, say) that its
+        method is given, and adds its own."""
+        given, variants = self.config["overrides"], self.config["variants"]
+        of_method = {key: value for key, value in given.get(run.method, {}).items() if key in self.config["train"]}
+        if run.checkpoint or run.clean == run.method:
+            return given.get(run.clean, {})
+        return {**of_method, **variants.get(run.method, {}).get(run.preset, {}), **given.get(run.clean, {})}
+
+    def _settings(self, run: Run) -> tuple[dict, dict]:
+        """A run's overrides split into shared settings and the method's own; an unknown name raises ValueError."""
+        overrides = self._overrides(run)
         shared = {key: value for key, value in overrides.items() if key in self.config["train"]}
         own = {key: value for key, value in overrides.items() if key not in shared}
         methods_of_run = {stage.method for stage in self.stages(run) if stage.method and not self._is_shared(run, stage)}
@@ -147,6 +185,10 @@ class Plan:
             if key not in fields:
                 raise nearest(f"setting in overrides of {run.label}:", key, [*fields, *self.config["train"]])
         return shared, own
+
+    def of_train(self, run: Run) -> dict[str, Any]:
+        """The shared settings of a run."""
+        return {**self.config["train"], **self._settings(run)[0]}
 
     def stages(self, run: Run) -> tuple[Stage, ...]:
         return methods.stages(run.method, self.folder)
@@ -167,30 +209,44 @@ class Plan:
         run = self.run(label)
         return self.stage_folder(run, self.stages(run)[-1], seed)
 
-    def stage_folders(self, runs: Sequence[Run]) -> list[str]:
-        """The folder of every stage of these runs and all seeds, each once (some are shared), the base model's first."""
-        folders = [self.final(BASE, seed) for seed in self.seeds]
-        folders += [self.stage_folder(r, s, seed) for r in runs for seed in self.seeds for s in self.stages(r)]
+    def starts(self, runs: Sequence[Run]) -> list[str]:
+        """Labels of the checkpoints that these runs start from, each once."""
+        return list(dict.fromkeys(self.of_train(run)["start"] for run in runs if run.method != BASE))
+
+    def stage_folders(self, runs: Sequence[Run], seeds: Sequence[int], trained: bool = False) -> list[str]:
+        """The folder of every stage of these runs and seeds, each once (some are shared), what they start from first; only of
+        those that are `trained`, if asked."""
+        folders = [self.final(start, seed) for start in self.starts(runs) for seed in seeds if not trained]
+        folders += [
+            self.stage_folder(run, stage, seed)
+            for run in runs
+            for seed in seeds
+            for stage in self.stages(run)
+            if stage.method or not trained
+        ]
         return list(dict.fromkeys(map(str, folders)))
 
-    def notes(self) -> dict[str, Any]:
-        """What stands under every table: the profile, what all rows share, and what a row does differently."""
-        differing = {run.label: self._differing(run) for run in self.runs}
+    def notes(self, study: Study | None = None) -> dict[str, Any]:
+        """What stands under every table, of the main comparison or of a study: the profile, what all rows share, and what a row
+        does differently."""
+        runs = study.runs if study else self.runs
+        differing = {run.label: self._differing(run) for run in runs}
         evaluation, shared = self.config["evaluation"], self.config["train"]
         return {
-            "profile": self.config["profile"],
+            "profile": self.config["profile"] + (f", a {REHEARSAL}" if self.config["rehearse"] else ""),
             **self.evaluation.notes(),
             "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens, by "
             + self.config["sampler"],
             "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage unless noted",
             "runs": {label: text for label, text in differing.items() if text},
-            **layout(self),
+            **layout(self, study),
         }
 
     def _differing(self, run: Run) -> str:
         """What one row does differently: the injected bug first, then its settings."""
         bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
-        settings = [f"{key} {value}" for key, value in self.config["overrides"].get(run.clean, {}).items()]
+        settings = [f"{key} {value}" for key, value in self._overrides(run).items()]
+        settings += [f"weights of {self.model(run.checkpoint)['name']}"] if run.checkpoint else []
         return "; ".join(text for text in (*bug, ", ".join(settings)) if text)
 
     def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
@@ -203,7 +259,7 @@ class Plan:
         if stage.method is None:
             return None
         if stage.parent is None:
-            return self.home / BASE / f"seed{seed}" / BASE
+            return self.home / self.of_train(run)["start"] / f"seed{seed}" / BASE
         return self.stage_folder(run, self._stage(label, stage.parent)[1], seed)
 
     def method_file(self, label: str, name: str) -> str:
@@ -214,11 +270,13 @@ class Plan:
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
         """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
         run, stage = self._stage(label, name)
-        shared, own = self._settings(run, self.config["overrides"].get(run.clean, {}))
+        shared, own = self._settings(run)
+        train = {**self.config["train"], **shared}
         parent = self.parent(label, seed, name)
         chosen = None
         if stage.method is not None:
-            preset = methods.preset(run.method, run.preset, self.folder) if stage.method == run.method else {}
+            of_file = stage.method == run.method and run.preset not in self.config["variants"].get(run.method, {})
+            preset = methods.preset(run.method, run.preset, self.folder) if of_file else {}
             method = methods.build(stage.method, {**preset, **stage.settings, **own}, self.folder)
             chosen = {"name": stage.method, "folder": str(self.folder), "settings": methods.settings(method)}
         spec = {
@@ -229,10 +287,10 @@ class Plan:
             "sampler": self.config["sampler"],
             "method": chosen,
             "parent": str(parent) if parent else None,
-            "model": self.config["model"],
-            "data": str(self.home / "data" / "train.jsonl"),
-            "template": self.config["template"],
-            "train": {**self.config["train"], **shared},
+            "model": self.model(run.checkpoint or train["start"]),
+            "data": str(self.home / "data" / f"{train['data']}.jsonl"),
+            "template": self._own_template(run) or self.config["template"],
+            "train": train,
         }
         return json.dumps(spec, sort_keys=True)
 
@@ -247,6 +305,57 @@ class Plan:
         }
         return json.dumps(spec, sort_keys=True)
 
+    def axis(self, study: Study) -> dict[str, Any]:
+        """Label -> value of the setting in which a study's rows differ; rows without that setting are left out."""
+        found = {}
+        for run in study.runs if study.axis else ():
+            spec = json.loads(self.stage_spec(run.label, self.seeds[0], self.stages(run)[-1].name))
+            settings = {**spec["train"], **(spec["method"] or {"settings": {}})["settings"]}
+            if spec["method"] and study.axis in settings:
+                found[run.label] = settings[study.axis]
+        if study.axis and not found:
+            raise nearest(f"axis of study {study.name}:", study.axis, self.config["train"])
+        return found
+
+    def _sampling_spec(self, label: str, data: str, axis: str) -> dict[str, Any]:
+        """What sampling from an untrained checkpoint needs, with the settings of training."""
+        seed = self.seeds[0]
+        stage = json.loads(self.stage_spec(label, seed, BASE))
+        return {
+            "run": f"{label} {axis}",
+            "seed": seed,
+            "checkpoint": str(self.final(label, seed)),
+            "sampler": self.config["sampler"],
+            "template": stage["template"],
+            "data": str(self.home / "data" / f"{data}.jsonl"),
+            "train": self.config["train"],
+        }
+
+    def preflight_spec(self, label: str, data: str) -> str:
+        """Everything `engine.pilot preflight` needs, as JSON."""
+        asked = {"problems": self.config["preflight_problems"], "min_finished": self.config["train"]["min_finished"]}
+        return json.dumps({**self._sampling_spec(label, data, "preflight"), **asked}, sort_keys=True)
+
+    def prefix_pilot_spec(self) -> str:
+        """Everything `engine.pilot prefixes` needs, as JSON."""
+        asked = self.config["prefix_pilot"]
+        spec = self._sampling_spec(asked["start"], asked["data"], "prefix pilot")
+        return json.dumps({**spec, **{key: asked[key] for key in ("problems", "samples", "ratios")}}, sort_keys=True)
+
+    def model(self, label: str) -> dict[str, Any]:
+        """The model of the configuration (`base`) or of a checkpoint, for `engine.stage`: where its files are, or come from.
+
+        Raises ValueError for a name that config/models.yaml does not have.
+        """
+        asked = self.config["model"] if label == BASE else self.config["checkpoints"][label]
+        asked = {key: value for key, value in asked.items() if key != "template"}
+        if "name" not in asked:
+            return {"name": asked["path"], **asked}
+        if asked["name"] not in self._models:
+            raise nearest("model", asked["name"], self._models, "; name one of config/models.yaml, or give a path")
+        entry = self._models[asked["name"]]
+        return {"path": str(Path(self.config["models_dir"]) / asked["name"]), "hub": entry["hub"], **asked}
+
     @property
     def digest(self) -> str:
         """Of the whole configuration."""
@@ -254,24 +363,17 @@ class Plan:
 
     def known_golds(self, name: str) -> list[str]:
         """Ids whose gold answer is known not to grade as correct against itself."""
-        return self.config["train_known_golds"] if name == "train" else self.benchmarks[name].get("known_golds", [])
+        return self.config["train_known_golds"] if name in self.corpora.names else self.benchmarks[name].get("known_golds", [])
 
     def data_spec(self, name: str) -> dict[str, Any]:
         """Everything `engine.benchmarks build` needs to write `train` or a benchmark. Without `hub`, `source` is a file, or the
         word `miniature` for generated data."""
-        if name == "train":
-            return {"name": name, "source": self.config["train_data"].replace("{data_dir}", self.config["data_dir"])}
-        return self.evaluation.data(name)
+        return self.corpora.file_spec(name) if name in self.corpora.names else self.evaluation.data(name)
 
 
 def checked(config: dict, schema: Path = SCHEMA) -> Plan:
     """The plan of a configuration, which is given its types and defaults. Raises ValueError or snakemake's WorkflowError."""
-    from snakemake.utils import validate
-
-    known = yaml.safe_load(schema.read_text())
-    config.update(typed(config, known))
-    validate(config, str(schema.resolve()))
-    return Plan(config, known)
+    return Plan(config, completed(config, schema))
 
 
 def engine_fingerprint() -> str:

@@ -24,16 +24,25 @@ shell.prefix(
 )
 
 
+# The base model and the checkpoints of others: nothing is trained for them.
+STARTS = "|".join(["base", *config["checkpoints"]])
+# Folders with rows and tables of their own.
+HOMES = [HOME, f"{HOME}/bug_study", *(str(study.home) for study in PLAN.studies.values())]
+
+
 wildcard_constraints:
     run=r"[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
-    home=f"{HOME}|{HOME}/bug_study",
+    start=STARTS,
+    study="|".join(PLAN.studies) or "(?!)",
+    home="|".join(HOMES),
     seed=r"\d+",
     stage="[a-z0-9_]+",
     benchmark="[a-z0-9_]+",
 
 
-def model_files():
-    return sorted(map(str, Path(config["model"]["path"]).glob("*")))
+def model_files(wildcards):
+    """What is here of a model; the rest comes from the hub."""
+    return sorted(map(str, Path(PLAN.model(wildcards.start)["path"]).glob("*")))
 
 
 def stage_spec(wildcards):
@@ -44,8 +53,32 @@ def stage_ranks(wildcards):
     return json.loads(stage_spec(wildcards))["train"]["ranks"]
 
 
-def base_spec(wildcards):
-    return PLAN.stage_spec("base", wildcards.seed, "base")
+def start_spec(wildcards):
+    return PLAN.stage_spec(wildcards.start, wildcards.seed, "base")
+
+
+def start_template(wildcards):
+    return json.loads(PLAN.stage_spec(wildcards.start, PLAN.seeds[0], "base"))[
+        "template"
+    ]
+
+
+def stage_start(wildcards):
+    return json.loads(stage_spec(wildcards))["train"]["start"]
+
+
+def stage_data(wildcards):
+    return Path(json.loads(stage_spec(wildcards))["data"]).stem
+
+
+def stage_gpus(wildcards):
+    """Devices of a stage; none where it trains on the CPU."""
+    train = json.loads(stage_spec(wildcards))["train"]
+    return train["ranks"] // train["nodes"] if train["device"] == "cuda" else 0
+
+
+def evaluation_gpus(wildcards):
+    return 1 if config["evaluation"]["device"] == "cuda" else 0
 
 
 def evaluation_spec(wildcards):
@@ -58,8 +91,9 @@ def run_grader(wildcards):
 
 def exceptions(home):
     """The rows that may be evaluated otherwise than the rest."""
-    asked = config["evaluation"]["exceptions"]
-    return [label for label in labels(home) if PLAN.run(label).clean in asked]
+    return [
+        run.label for run in rows_of(home) if run.clean in PLAN.evaluation.exceptions
+    ]
 
 
 def parent_done(wildcards):
@@ -81,13 +115,26 @@ def checkpoint_done(wildcards):
     return str(PLAN.final(wildcards.run, wildcards.seed) / "done.json")
 
 
+def rows_of(home):
+    """The rows of the tables in a folder: the configuration's runs, a study's, or all of the bug study's."""
+    if home == HOME:
+        return PLAN.runs
+    name = Path(home).name
+    return PLAN.studies[name].runs if name in PLAN.studies else PLAN.bug_study()
+
+
+def seeds_of(home):
+    name = Path(home).name
+    own = home != HOME and name in PLAN.studies
+    return PLAN.studies[name].seeds if own else PLAN.seeds
+
+
 def labels(home):
-    """The rows of the tables in a folder: the configuration's runs, or all of the bug study's."""
-    return [run.label for run in (PLAN.runs if home == HOME else PLAN.bug_study())]
+    return [run.label for run in rows_of(home)]
 
 
-def stage_folders(home):
-    return PLAN.stage_folders([PLAN.run(label) for label in labels(home)])
+def stage_folders(home, trained=False):
+    return PLAN.stage_folders(rows_of(home), seeds_of(home), trained)
 
 
 def done_files(home):
@@ -98,7 +145,7 @@ def evaluated(home, what):
     return expand(
         f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.{what}.parquet",
         run=labels(home),
-        seed=PLAN.seeds,
+        seed=seeds_of(home),
         benchmark=PLAN.benchmarks,
     )
 
@@ -107,16 +154,52 @@ def final_certificates(home):
     return [
         f"{PLAN.final(label, seed)}/certificate.json"
         for label in labels(home)
-        for seed in PLAN.seeds
+        for seed in seeds_of(home)
     ]
 
 
-def notes_text():
-    return json.dumps(PLAN.notes())
+def notes_text(wildcards):
+    return json.dumps(PLAN.notes(PLAN.studies.get(Path(wildcards.home).name)))
+
+
+def benchmark_titles():
+    return [f"{name}={entry['title']}" for name, entry in PLAN.benchmarks.items()]
+
+
+def headline_titles():
+    return [f"{name}={entry['title']}" for name, entry in headline(PLAN)[1].items()]
 
 
 def data_spec(wildcards):
     return json.dumps(PLAN.data_spec(wildcards.name), sort_keys=True)
+
+
+DATA_PREPARED = (
+    "|".join(name for name in PLAN.corpora.names if PLAN.corpora.prepared(name))
+    or "(?!)"
+)
+DATA_AS_IS = "|".join(
+    [
+        *(name for name in PLAN.corpora.names if not PLAN.corpora.prepared(name)),
+        *PLAN.benchmarks,
+    ]
+)
+
+
+def corpus_files(wildcards):
+    """What is here of a corpus; the rest comes from the hub."""
+    return PLAN.corpora.files(wildcards.name)
+
+
+def corpus_spec(wildcards, input, threads):
+    spec = {
+        **PLAN.corpora.spec(wildcards.name),
+        "tokenizer": str(Path(input.tokenizer).parent / "model"),
+        "template": config["template"],
+        "benchmarks": list(input.benchmarks),
+        "workers": threads,
+    }
+    return json.dumps(spec, sort_keys=True)
 
 
 def known_golds(wildcards):
@@ -141,3 +224,38 @@ def unpinned():
 
 def evaluation_template(wildcards):
     return PLAN.evaluation.of(PLAN.run(wildcards.run).clean)["template"]
+
+
+def study_arguments(study):
+    """What `analysis.study` is told besides its files."""
+    axis = [f"{label}={value}" for label, value in PLAN.axis(study).items()]
+    pairs = [
+        f"{run}={paper}={method}"
+        for run, papers in study.published.items()
+        for paper, method in papers.items()
+    ]
+    return [
+        *("--name", study.name, "--title", study.title),
+        *("--runs", *(run.label for run in study.runs)),
+        *("--baseline", study.baseline),
+        *(["--axis", study.axis, *axis] if axis else []),
+        *(["--published", "results/published", "--pairs", *pairs] if pairs else []),
+        *("--benchmarks", *benchmark_titles()),
+    ]
+
+
+def pilot_files(name):
+    """Figure and table of a pilot."""
+    return [
+        *reported(f"{HOME}/pilots/{name}", "Pilots", name, FIGURE),
+        *reported(f"{HOME}/pilots/{name}", "Pilots", name, TABLE),
+    ]
+
+
+def configured(setting, output):
+    """The files of a table that only some configurations ask for."""
+    if not config[setting]:
+        raise ValueError(
+            f"this configuration has no `{setting}`; config/paper.yaml shows one"
+        )
+    return output

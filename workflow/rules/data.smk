@@ -1,4 +1,5 @@
-# Training problems and benchmarks, generated or read, as checked JSON lines; and the grader checked on their gold answers.
+# Training problems and benchmarks, generated, read, or joined and filtered, as checked JSON lines; and the grader checked on their
+# gold answers.
 
 
 rule data:
@@ -10,6 +11,8 @@ rule data:
     log:
         f"{HOME}/logs/data/{{name}}.log",
     localrule: True
+    wildcard_constraints:
+        name=DATA_AS_IS,
     conda:
         "../envs/assay.yaml"
     params:
@@ -17,6 +20,30 @@ rule data:
         engine=ENGINE,
     shell:
         "python -m engine.benchmarks build {params.spec:q} {output.data} {output.source} 2>&1 | tee {log}"
+
+
+# A corpus: joined, filtered and checked against the benchmarks, with a report of what was left out and why.
+rule corpus:
+    input:
+        corpus_files,
+        tokenizer=f"{HOME}/base/seed{PLAN.seeds[0]}/base/done.json",
+        template=config["template"],
+        benchmarks=expand(f"{HOME}/data/{{name}}.jsonl", name=PLAN.benchmarks),
+    output:
+        data=f"{HOME}/data/{{name}}.jsonl",
+        source=f"{HOME}/data/{{name}}.source.json",
+    log:
+        f"{HOME}/logs/data/{{name}}.log",
+    wildcard_constraints:
+        name=DATA_PREPARED,
+    conda:
+        "../envs/assay.yaml"
+    threads: 2
+    params:
+        spec=corpus_spec,
+        engine=ENGINE,
+    shell:
+        "python -m engine.corpus build {params.spec:q} {output.data} {output.source} 2>&1 | tee {log}"
 
 
 rule golds:

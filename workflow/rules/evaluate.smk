@@ -17,32 +17,37 @@ rule generate:
     conda:
         "../envs/assay.yaml"
     threads: 1
+    resources:
+        gpu=evaluation_gpus,
     params:
         spec=evaluation_spec,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
         sampling=f"sampling={PLAN.notes()['sampling']}",
     shell:
-        "python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
+        "python -m engine.lease --gpus {resources.gpu} -- python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
         " --about $about {params.sampling:q}"
 
 
 rule grade:
     input:
-        samples=f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.samples.parquet",
-        golds=f"{HOME}/data/{{benchmark}}.golds.json",
+        samples=rules.generate.output.samples,
+        golds=expand(f"{HOME}/data/{{benchmark}}.golds.json", benchmark=PLAN.benchmarks),
     output:
-        f"{HOME}/{{run}}/seed{{seed}}/eval/{{benchmark}}.grades.parquet",
+        expand(
+            f"{HOME}/{{{{run}}}}/seed{{{{seed}}}}/eval/{{benchmark}}.grades.parquet",
+            benchmark=PLAN.benchmarks,
+        ),
     log:
-        f"{HOME}/logs/{{run}}/seed{{seed}}/grade-{{benchmark}}.log",
+        f"{HOME}/logs/{{run}}/seed{{seed}}/grade.log",
     conda:
         "../envs/assay.yaml"
     params:
         engine=ENGINE,
         grader=run_grader,
     shell:
-        "python -m engine.evaluate grade {input.samples} {output} --grader {params.grader} --cache results/verdicts.sqlite"
+        "python -m engine.evaluate grade {input.samples} --grader {params.grader} --cache results/verdicts.sqlite"
         " 2>&1 | tee {log}"
 
 

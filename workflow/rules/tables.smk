@@ -5,14 +5,14 @@ rule notes:
     input:
         unpinned(),
     output:
-        f"{HOME}/notes.json",
+        "{home}/notes.json",
     log:
-        f"{HOME}/logs/notes.log",
+        "{home}/logs/notes.log",
     localrule: True
     conda:
         "../envs/assay.yaml"
     params:
-        text=notes_text(),
+        text=notes_text,
     shell:
         "python -m engine.benchmarks notes {params.text:q} {output} {input} 2>&1 | tee {log}"
 
@@ -21,7 +21,8 @@ rule certificate:
     input:
         done=lambda wildcards: done_files(wildcards.home),
         golds=expand(
-            f"{HOME}/data/{{name}}.golds.json", name=["train", *PLAN.benchmarks]
+            f"{HOME}/data/{{name}}.golds.json",
+            name=[*PLAN.corpora.names, *PLAN.benchmarks],
         ),
     output:
         certificate="{home}/certificate.json",
@@ -48,7 +49,7 @@ rule tables:
         scores=f"{HOME}/scores.csv",
         problems=f"{HOME}/items.parquet",
         certificate=f"{HOME}/certificate.json",
-        notes=rules.notes.output,
+        notes=f"{HOME}/notes.json",
         audit=rules.grader_audit.output.summary,
         done=done_files(HOME),
     output:
@@ -67,7 +68,7 @@ rule tables:
     params:
         analysis=ANALYSIS,
         runs=[run.label for run in PLAN.runs],
-        titles=[f"{name}={entry['title']}" for name, entry in PLAN.benchmarks.items()],
+        titles=benchmark_titles(),
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.tables --scores {input.scores} --items {input.problems} --done {input.done} --notes {input.notes}"
@@ -115,11 +116,9 @@ rule figures:
         runs=labels(HOME),
         baseline=PLAN.notes().get("baseline") or labels(HOME)[0],
         over=headline(PLAN)[0],
-        titles=[f"{name}={entry['title']}" for name, entry in headline(PLAN)[1].items()],
+        titles=headline_titles(),
         metrics=[
-            f"{folder}/metrics.jsonl"
-            for folder in stage_folders(HOME)
-            if f"{HOME}/base/" not in folder
+            f"{folder}/metrics.jsonl" for folder in stage_folders(HOME, trained=True)
         ],
         folder=subpath(output[0], parent=True),
     shell:
@@ -185,7 +184,7 @@ rule bug_study:
         bugs=list(PLAN.bugs),
         bug_texts=[f"{name}={entry['about']}" for name, entry in PLAN.bugs.items()],
         certificates=final_certificates(f"{HOME}/bug_study"),
-        titles=[f"{name}={entry['title']}" for name, entry in headline(PLAN)[1].items()],
+        titles=headline_titles(),
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis.bug_study --scores {input.scores} --items {input.problems} --runs {params.runs} --bugs {params.bugs}"

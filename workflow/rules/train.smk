@@ -5,30 +5,52 @@
 
 rule base:
     input:
-        model=model_files(),
-        data=f"{HOME}/data/train.jsonl",
-        template=config["template"],
+        model=model_files,
+        template=start_template,
     output:
-        f"{HOME}/base/seed{{seed}}/base/done.json",
+        f"{HOME}/{{start}}/seed{{seed}}/base/done.json",
     log:
-        f"{HOME}/logs/base/seed{{seed}}/base.log",
+        f"{HOME}/logs/{{start}}/seed{{seed}}/base.log",
     conda:
         "../envs/assay.yaml"
     params:
-        spec=base_spec,
+        spec=start_spec,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
         "python -m engine.stage --out {params.folder} --spec {params.spec:q} 2>&1 | tee {log}"
 
 
+# Whether the model ends its answers under the template, asked before anything is paid for.
+rule preflight:
+    input:
+        done=f"{HOME}/{{start}}/seed{PLAN.seeds[0]}/base/done.json",
+        data=f"{HOME}/data/{{data}}.jsonl",
+        template=start_template,
+    output:
+        f"{HOME}/preflight/{{start}}.{{data}}.json",
+    log:
+        f"{HOME}/logs/preflight/{{start}}.{{data}}.log",
+    conda:
+        "../envs/assay.yaml"
+    resources:
+        gpu=evaluation_gpus,
+    params:
+        spec=lambda wildcards: PLAN.preflight_spec(wildcards.start, wildcards.data),
+        engine=ENGINE,
+    shell:
+        "python -m engine.lease --gpus {resources.gpu} -- python -m engine.pilot preflight --spec {params.spec:q} --out {output}"
+        " 2>&1 | tee {log}"
+
+
 rule train:
     input:
         parent=parent_done,
         method=method_file,
-        data=f"{HOME}/data/train.jsonl",
-        golds=f"{HOME}/data/train.golds.json",
-        template=config["template"],
+        data=lambda wildcards: f"{HOME}/data/{stage_data(wildcards)}.jsonl",
+        golds=lambda wildcards: f"{HOME}/data/{stage_data(wildcards)}.golds.json",
+        preflight=lambda wildcards: f"{HOME}/preflight/{stage_start(wildcards)}.{stage_data(wildcards)}.json",
+        template=lambda wildcards: json.loads(stage_spec(wildcards))["template"],
     output:
         f"{HOME}/{{run}}/seed{{seed}}/{{stage}}/done.json",
     log:
@@ -36,17 +58,20 @@ rule train:
     benchmark:
         f"{HOME}/logs/{{run}}/seed{{seed}}/{{stage}}.benchmark.tsv"
     wildcard_constraints:
-        run=r"(?!base/)[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
+        run=rf"(?!({STARTS})/)[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
     conda:
         "../envs/assay.yaml"
     threads: stage_ranks
+    resources:
+        gpu=stage_gpus,
     params:
         spec=stage_spec,
         touched=method_time,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m engine.stage --out {params.folder} --spec {params.spec:q} --log-to $log_to 2>&1 | tee {log}"
+        "python -m engine.lease --gpus {resources.gpu} -- python -m engine.stage --out {params.folder} --spec {params.spec:q}"
+        " --log-to $log_to 2>&1 | tee {log}"
 
 
 rule pretrain:
