@@ -1,7 +1,7 @@
 """Tokens, FLOPs and time of a stage or an evaluation, before anything is run.
 
-Tokens. What a method samples and learns from is not known by its name: its `explore` (and `update`) is run against a policy that
-is right every third time. A response, and a demonstration, is assumed to have 4,200 tokens (arXiv:2604.23747) or what
+Tokens. What a method samples and learns from is not known by its name: its `explore` (and `update`) is run against a policy
+that is right every third time. A response, and a demonstration, is assumed to have 4,200 tokens (arXiv:2604.23747) or what
 `hardware.response_tokens` says, at most the run's limit; after a prefix, what is left of that. Prompts are not counted.
 
 FLOPs. 2N for a sampled token, 6N for a trained one, N all parameters: as `engine.metrics.costs` counts them afterwards.
@@ -14,16 +14,16 @@ Seconds of a stage, for each update:
                 needs for all tokens, and no fewer than the longest response and the mean ones of all further rounds
     the rest    REST of both: handing over weights, grading, data
 
-The three constants are LUFFY's: 77 hours on 8 A100 for 500 updates of 128 x (7 + 1) (results/published/cost/compute.csv), split as
-verl measured a synchronous 7B run, 321 s of generation, 286 s of update, 54 s of the rest in a step of 749 s. Its 88 s for log-probs
-of the old policy are left out: this engine has the sampler's. Nothing else is fitted; `calibration` compares the model with every
-published figure. Not modelled: starting a stage, writing checkpoints, an optimizer on the host, responses that grow while training,
-transformers' sampler, which is several times slower on a GPU.
+The three constants are LUFFY's: 77 hours on 8 A100 for 500 updates of 128 x (7 + 1), results/published/cost/compute.csv, split
+as verl measured a synchronous 7B run: 321 s of generation, 286 s of update and 54 s of the rest in a step of 749 s. Its 88 s
+for log-probs of the old policy are left out: this engine has the sampler's. Nothing else is fitted; `calibration` compares the
+model with every published figure. Not modelled: starting a stage, writing checkpoints, an optimizer on the host, responses that
+grow while training, and transformers' sampler, which is several times slower on a GPU.
 """
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ def _shares(segments: Sequence[Any]) -> list[tuple[float, bool]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of some jobs: tokens sampled and trained, FLOPs, seconds of all GPUs together (None: not estimated) and, of one job after
-    another, by the clock; bytes that stay on the disk, and bytes that are there while one of the jobs runs."""
+    """Of some jobs: tokens sampled and trained, FLOPs; seconds of all GPUs together and, one job after another, by the clock
+    (None: not estimated); bytes that stay on the disk, and bytes that are there while one of the jobs runs."""
 
     jobs: int = 1
     sampled: float = 0
@@ -109,20 +109,18 @@ class Cost:
     scratch: float = 0
 
     def times(self, jobs: int) -> "Cost":
-        def scaled(value: float | None) -> float | None:
-            return None if value is None else jobs * value
-
-        tokens = jobs * self.sampled, jobs * self.own, jobs * self.expert, jobs * self.flops
-        return Cost(jobs, *tokens, scaled(self.gpu_seconds), scaled(self.clock), jobs * self.disk, self.scratch)
+        """So many of this job, of which one runs at a time."""
+        return self._each(lambda name: None if getattr(self, name) is None else jobs * getattr(self, name), self.scratch)
 
     def __add__(self, other: "Cost") -> "Cost":
-        def added(one: float | None, two: float | None) -> float | None:
+        def total(name: str) -> float | None:
+            one, two = getattr(self, name), getattr(other, name)
             return None if one is None or two is None else one + two
 
-        names = ("jobs", "sampled", "own", "expert", "flops", "disk")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        time = {name: added(getattr(self, name), getattr(other, name)) for name in ("gpu_seconds", "clock")}
-        return Cost(**sums, **time, scratch=max(self.scratch, other.scratch))
+        return self._each(total, max(self.scratch, other.scratch))
+
+    def _each(self, value: Callable[[str], Any], scratch: float) -> "Cost":
+        return Cost(**{one.name: value(one.name) for one in fields(self) if one.name != "scratch"}, scratch=scratch)
 
 
 def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Hardware | None) -> Cost:
@@ -180,8 +178,13 @@ def sampling_seconds(
 
 # The runs behind the published figures: LUFFY's settings, one node of 8 A100.
 PRINTED = {
-    **{"dtype": "bfloat16", "device": "cuda", "ranks": 8, "zero_stage": 2, "term_norms_every": 0, "checkpoint_every": 1000},
-    **{"max_prompt_tokens": 1024, "max_response_tokens": 8192, "sample_batch_tokens": 600_000},
+    "dtype": "bfloat16",
+    "device": "cuda",
+    "ranks": 8,
+    "term_norms_every": 0,
+    "checkpoint_every": 500,
+    "max_response_tokens": 8192,
+    "sample_batch_tokens": 600_000,
 }
 
 

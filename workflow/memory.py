@@ -5,17 +5,19 @@ Read in this engine and in DeepSpeed 0.19.8; the activations of a forward pass a
 
     weights      s N, under ZeRO-3 s N / R and the layers gathered meanwhile (at most 1e9 parameters). s: bytes of `dtype`
     optimizer    Adam's two moments and a master copy, 12 N in fp32, over R ranks from ZeRO-1 on; on the host with `offload`
-    gradients    s N; from ZeRO-2 on s N / R and one bucket of at most 5e8; and before the step an fp32 copy of the rank's share
+    gradients    s N; from ZeRO-2 on s N / R and one bucket of at most 5e8; at the step an fp32 copy of the rank's share
     activations  of one micro-batch. A row is never cut: at least prompt + response tokens, however small the budget. In each
-                 layer and for each token, with a, k the widths of queries and keys: 2 norms x (4 + 2 s) hidden, s (2 a + 2 k) in
-                 attention, 4 s intermediate. `gradient_checkpointing` keeps s hidden of each layer and one layer in full
+                 layer and for each token, with a, k the widths of queries and keys: 2 norms x (4 + 2 s) hidden, s (2 a + 2 k)
+                 in attention, 4 s intermediate. `gradient_checkpointing` keeps s hidden of each layer and one layer in full
     logits       12 bytes for each token and vocabulary entry: the fp32 log-softmax and two gradients of it, or logits, scaled
                  logits and log-softmax; 20 for a method that needs the entropy
-    norms by term  two more full gradients, in updates that measure them (`term_norms_every`; not under ZeRO-3)
+    norms by term  a full gradient, in updates that measure them (`term_norms_every`; not under ZeRO-3), and a second one in the
+                 place of activations and logits
     sampler      vLLM: a copy of the weights, a KV cache of `sample_batch_tokens`, activations. It sleeps during an update, and
                  its weights are then on the host
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,23 +34,21 @@ PROCESS = 6 * GIB  # of the host: Python, torch, vLLM and CUDA's libraries in on
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank: held all the time, held besides while sampling and while updating, and of the host's memory."""
+    """Bytes of one rank: on its GPU held all the time, and besides that in each phase, by part; and of the host's memory."""
 
     always: dict[str, int]
-    sampling: dict[str, int]
-    updating: dict[str, int]
+    phases: dict[str, dict[str, int]]
     host: int
 
     @property
     def peaks(self) -> dict[str, int]:
         """The most the GPU holds in each phase."""
-        always = sum(self.always.values())
-        phases = {"sampling": self.sampling, "updating": self.updating}
-        return {name: always + sum(parts.values()) for name, parts in phases.items() if parts}
+        return {phase: sum(self.always.values()) + sum(parts.values()) for phase, parts in self.phases.items()}
 
-    @property
-    def parts(self) -> dict[str, int]:
-        return {**self.always, **self.sampling, **self.updating}
+    def parts(self, phase: str) -> dict[str, int]:
+        """What it holds in a phase, largest first."""
+        held = {**self.always, **self.phases[phase]}
+        return dict(sorted(((name, size) for name, size in held.items() if size), key=lambda part: -part[1]))
 
 
 def world(train: dict[str, Any]) -> int:
@@ -66,21 +66,21 @@ def of_training(shape: Shape, train: dict[str, Any], sampler: str, samples: bool
     always["optimizer"] = 0 if offload else master * share
     partitioned = size * share + size * min(BUCKET, count)
     gradients = {0: size * count + (4 * count if size == 2 else 0), 1: size * count}.get(stage, partitioned)
-    measured = train["term_norms_every"] and stage < 3
     tokens = max(train["micro_batch_tokens"], longest(train))
-    updating = {
-        "gradients": gradients + (0 if offload or not stage else 4 * share),
-        "activations": tokens * activations(shape, size, train["packed"], train.get("gradient_checkpointing", False)),
-        "logits": tokens * shape.vocabulary * (LOGITS_ENTROPY if entropy else LOGITS),
-        "norms by term": 2 * size * count if measured else 0,
+    held = tokens * activations(shape, size, train["packed"], train.get("gradient_checkpointing", False))
+    logits = tokens * shape.vocabulary * (LOGITS_ENTROPY if entropy else LOGITS)
+    norms = max(size * count, 2 * size * count - held - logits) if train["term_norms_every"] and stage < 3 else 0
+    phases = {
+        "updating": {"gradients": gradients, "activations": held, "logits": logits, "norms by term": norms},
+        "stepping": {"gradients": gradients, "gradients in fp32": 0 if offload or not stage else 4 * share},
     }
-    inside = {"sampler weights": 0, "KV cache": 0, "sampler activations": 0}
     if samples:
         inside = of_sampler(shape, size, sampler, train["sample_batch_tokens"], longest(train))
         if sampler != "vllm":
-            inside["sampler weights"] = 0  # it samples from the very module being trained
+            del inside["sampler weights"]  # it samples from the very module being trained
+        phases = {"sampling": inside, **phases}
     host = PROCESS + size * count + ((master + 4 + size) * share if offload else 0)  # loading, and later a sleeping sampler
-    return Memory(_whole(always), _whole(inside), _whole(updating), int(host))
+    return Memory(_whole(always), {phase: _whole(parts) for phase, parts in phases.items()}, round(host))
 
 
 def of_evaluation(shape: Shape, evaluation: dict[str, Any], sampler: str) -> Memory:
@@ -88,7 +88,7 @@ def of_evaluation(shape: Shape, evaluation: dict[str, Any], sampler: str) -> Mem
     size = BYTES[evaluation["dtype"]]
     held = evaluation["max_prompt_tokens"] + evaluation["max_new_tokens"]
     inside = of_sampler(shape, size, sampler, evaluation["sample_batch_tokens"], held)
-    return Memory({}, _whole(inside), {}, PROCESS + size * shape.parameters)
+    return Memory({}, {"sampling": _whole(inside)}, PROCESS + size * shape.parameters)
 
 
 def longest(train: dict[str, Any]) -> int:
@@ -125,5 +125,5 @@ def of_sampler(shape: Shape, size: int, sampler: str, batch_tokens: int, row: in
     return {"sampler weights": size * shape.parameters, "KV cache": pool * kv_bytes(shape, size), "sampler activations": busy}
 
 
-def _whole(parts: dict[str, float]) -> dict[str, int]:
+def _whole(parts: Mapping[str, float]) -> dict[str, int]:
     return {name: round(size) for name, size in parts.items()}

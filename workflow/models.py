@@ -52,7 +52,9 @@ def catalogue(path: Path = CATALOGUE) -> dict[str, dict[str, Any]]:
     for name, entry in known.items():
         said, counted = entry["shape"]["parameters"], _shape(entry["shape"]).parameters
         if said != counted:
-            raise ValueError(f"{path}, {name}.shape: parameters is {said:,} and its sizes make {counted:,}; correct one of them")
+            raise ValueError(
+                f"{path}, {name}.shape: parameters is {said:,} and its sizes make {counted:,}; correct one of them"
+            )
     return known
 
 
