@@ -2,7 +2,7 @@
 
 assay explain METHOD              what a method asks for and what it learns from, without a model
 assay grade IN.jsonl OUT.jsonl    grade your own completions with the grader every table uses
-assay plan CONFIG                 what a configuration would run, and what difference it could tell from chance
+assay plan CONFIG                 what a configuration would run and cost, and what difference it could tell from chance
 assay verify PATH                 whether results still are what was written, and could be made again
 assay export PATH OUT             a finished stage as a Hugging Face folder with a model card
 """
@@ -86,17 +86,36 @@ def grade(
 def plan(
     config: Annotated[Path, typer.Argument(help="a configuration file")],
     seeds: Annotated[int, typer.Option(min=0, help="training seeds, if not those of the configuration")] = 0,
+    rehearse: Annotated[bool, typer.Option(help="the rehearsal: the same jobs with the miniature model")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--config", metavar="KEY=VALUE", help="change a setting, as Snakemake's --config; repeat"),
+    ] = None,
 ) -> None:
-    """Say what a configuration would run and the smallest difference it could tell from chance. Runs nothing."""
-    import yaml
+    """Say what a configuration would run and cost, and the smallest difference it could tell from chance. Runs nothing.
 
-    from workflow.forecast import forecast
+    Jobs, GPU-hours, tokens, FLOPs, disk and memory, on the `hardware` that the configuration declares; exit code 1 if it cannot
+    fit there.
+    """
+    import yaml
+    from snakemake.utils import update_config
+
+    from workflow.forecast import full
     from workflow.plan import checked
 
     if not config.is_file():
         raise ValueError(f"configuration {config} does not exist; the ones that come with Assay are in config/")
     settings = yaml.safe_load(config.read_text())
-    typer.echo(forecast(checked(settings | ({"seeds": list(range(seeds))} if seeds else {}))))
+    for change in changes or ():
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"--config {change!r} is not KEY=VALUE, like 'train={{zero_stage: 3}}'")
+        update_config(settings, {key: yaml.safe_load(value)})
+    told = {"seeds": list(range(seeds))} if seeds else {}
+    text, refused = full(checked(settings | told | ({"rehearse": True} if rehearse else {})))
+    typer.echo(text)
+    if refused:
+        raise ValueError("\n".join(refused))
 
 
 @app.command(epilog="Example: assay verify results/miniature")
