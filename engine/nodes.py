@@ -1,11 +1,11 @@
-"""A stage's ranks on several machines that see the same folders: starts one launcher on each, and ends all of them with itself.
+"""A stage's ranks on several machines that see the same folders: starts a launcher on each, and ends them with the stage.
 
-Inside a Slurm job `srun` starts the launchers; elsewhere ASSAY_NODES has a command for each node, for example "ssh one; ssh two".
+Inside a Slurm job `srun` starts the launchers; elsewhere ASSAY_NODES has a command for each node, such as "ssh one; ssh two".
 A launcher (engine/ranks.py) reads from standard input what to do, and leaves when its standard input ends. So nothing survives
 the stage, however that ends: a pipe needs no signal, and srun and ssh pass its end on.
 
-DeepSpeed takes its ranks from the environment (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). That is also all its own
-launchers hand over: `deepspeed --launcher slurm` is one `srun` of one process per GPU, and `pdsh` needs a file of hosts and ssh.
+DeepSpeed takes its ranks from the environment (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). That is all its own
+launchers hand over: `deepspeed --launcher slurm` is one `srun` of a process per GPU, and `pdsh` needs ssh and a file of hosts.
 """
 
 import ipaddress
@@ -68,8 +68,8 @@ def commands(nodes: int) -> list[list[str]]:
         return [[*prefix, *here, *launcher, "--node", str(node)] for node, prefix in enumerate(prefixes)]
     if "SLURM_JOB_ID" not in os.environ:
         raise ValueError(
-            f"train.nodes {nodes} needs a Slurm job of {nodes} nodes (workflow/profiles/slurm), or ASSAY_NODES with a command for "
-            "each node, such as 'ssh one; ssh two'; docs/clusters.md"
+            f"train.nodes {nodes} needs a Slurm job of {nodes} nodes (workflow/profiles/slurm), or ASSAY_NODES with a command "
+            "for each node, such as 'ssh one; ssh two' (docs/clusters.md)"
         )
     if (had := int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))) < nodes:
         raise ValueError(f"train.nodes is {nodes} and this Slurm job has {had}; ask for more (resources: nodes), or lower it")

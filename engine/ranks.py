@@ -43,8 +43,8 @@ class Place:
     port: int
 
     def environment(self, local: int) -> dict[str, str]:
-        """What a rank is told, as DeepSpeed's and torch's launchers tell it. That the store is the launcher's is torchrun's word
-        for it: no rank has to find a free port, and the first one may be on any machine."""
+        """What a rank is told, as DeepSpeed's and torch's launchers tell it. The last is torchrun's word for a store that no
+        rank serves: none has to find a free port, and the first may be on any machine."""
         told = {
             "RANK": self.first + local,
             "LOCAL_RANK": local,
@@ -58,7 +58,7 @@ class Place:
 
 
 def train(spec: dict, out: Path, parts: dict, log_to: Sequence[str] = ()) -> dict[str, Any]:
-    """Carry a training stage out, in this process or in `train.ranks` others on `train.nodes` machines, the same number on each;
+    """Carry a training stage out, in this process or in `train.ranks` others, as many on each of `train.nodes` machines;
     returns its certificate.
 
     `log_to` names the loggers (engine/logs.py) that are told each update, besides metrics.jsonl.
@@ -70,12 +70,12 @@ def train(spec: dict, out: Path, parts: dict, log_to: Sequence[str] = ()) -> dic
     count, machines = spec["train"]["ranks"], spec["train"].get("nodes", 1)
     if count % machines:
         raise ValueError(
-            f"train.ranks {count} is the number of processes on all train.nodes {machines} together, the same on each; make it a "
-            f"multiple of {machines}"
+            f"train.ranks {count} is the number of processes on all train.nodes {machines} together, as many on each; make it "
+            f"a multiple of {machines}"
         )
     if count == 1:
         return Training(spec, out, parts, log_to).run()
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     os.environ.setdefault("PYTHONHASHSEED", "0")  # of the ranks: a method that goes through a set does so in one order
