@@ -37,7 +37,7 @@ def start_distributed(device: str) -> None:
     if dist.is_initialized():
         return
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"  # counts are added up on the CPU, gradients on the GPU
-    if "MASTER_ADDR" in os.environ:
+    if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
