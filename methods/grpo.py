@@ -12,12 +12,15 @@ Denominator  token sum / response limit, averaged over trajectories
 Paper and code disagree on the sum: the code adds up the sequences of a GPU instead of averaging (the same direction, 64 times
              longer there); and on updates per batch: the code makes two, so its second ratio is not quite 1. The engine makes
              one, the ratio is 1 and PPO's clip never acts; `clip=0.2` states the code's form all the same.
+Other preset `corrected`: the RL stage of arXiv:2604.23747, which clips at .2 below and .28 above and averages over all tokens
+             of the update. It is also said to have no length normalisation; we follow "token-level loss".
 Left out     KL penalty and reference model (as in LUFFY and TRAPO), entropy bonus (0.001 in LUFFY's script)
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from engine.reduce import Denominator, sum_over_length
+from engine.reduce import Denominator, mean_over_tokens, sum_over_length
 from engine.words import Sample, Trajectory, own
 
 
@@ -25,7 +28,10 @@ from engine.words import Sample, Trajectory, own
 class Method:
     group: int = 8
     clip: float | None = None
+    clip_high: float | None = None  # above 1; None: the same as below
     reduce: Denominator = sum_over_length()
+
+    presets: ClassVar = {"corrected": {"clip": 0.2, "clip_high": 0.28, "reduce": mean_over_tokens}}
 
     def explore(self, problem, context):
         rollouts = yield Sample(self.group)
@@ -36,5 +42,6 @@ class Method:
         ratio = (t.logp - t.old_logp).exp()
         gain = t.advantage * ratio
         if self.clip is not None:
-            gain = gain.minimum(t.advantage * ratio.clamp(1 - self.clip, 1 + self.clip))
+            high = self.clip if self.clip_high is None else self.clip_high
+            gain = gain.minimum(t.advantage * ratio.clamp(1 - self.clip, 1 + high))
         return -gain

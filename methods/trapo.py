@@ -25,13 +25,35 @@ preset follows the code: the reward reads prefix and completion together; a whol
 standard deviation is not used; no PPO clip (`clip=0.2` adds one); `<`, not `<=`; alpha .1 (an appendix says 1). Batch 128
 and lr 5e-6 (paper) or 8 and 1e-6 (code) are the run's. Not reproduced from the code: its demonstrations are cut down to the
 thought, and its entropy bonus grows with the number of micro-batches (a bug; one per GPU is assumed).
+
+Other presets: the ladder of the paper's Table 2, every step on the paper's settings, and what its reviewers asked for
+  micro_groups          guidance alone: prefixes are shown, nothing is learned from them. A whole demonstration is then only a
+                        reward in the group's mean
+  sft_loss              alpha 0: the gradient of -log p on prefixes
+  luffy_loss            LUFFY's -p / (p + .1) on prefixes, weighted 1 like every prefix in the code; in LUFFY itself the weight
+                        is the advantage of the demonstration, which is right, and so never negative
+  sft_loss_as_released  the code's branch of that name, with the rest of the code: -log p on whole guided responses, own tokens
+                        included, which then leave the policy term. Its mean is over the tokens of an update, the code's
+                        over those of a micro-batch (one per GPU is assumed)
+  fixed_prefix          the same micro-groups and ratios, but guided whatever the problem's rewards so far
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from engine.reduce import Denominator, mean_over_tokens, mean_over_trajectories, sum_over_length
 from engine.words import Sample, Term, Trajectory, expert, own
+
+RELEASED = {
+    "ratios": (0.0, 0.25, 0.5, 1.0),
+    "thresholds": (-1.0, 2 / 4, 4 / 6, 7 / 7),
+    "reach": 0.3,
+    "unlearned": (4,),
+    "extra": 1,
+    "entropy": 0.001 / 8,
+    "reduce": sum_over_length(),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,8 @@ class Method:
     ratios: tuple[float, ...] = (0.0, 0.2, 0.5, 1.0)
     thresholds: tuple[float, ...] = (-1.0, 0.5, 0.7, 0.9)
     alpha: float = 0.1
+    shaping: float = 0.0  # > 0: p / (p + shaping) on expert tokens instead of TrSFT
+    whole: float = 0.0  # weight of -log p on whole guided responses, which then leave the policy term
     reach: float = 0.0
     unlearned: tuple[int, ...] = ()  # positions among the 8 rollouts whose prefix is shown but not imitated
     extra: int = 0  # which demonstration the last micro-group shows
@@ -49,16 +73,21 @@ class Method:
 
     presets: ClassVar = {
         "as_paper": {},
-        "as_released": {
-            "ratios": (0.0, 0.25, 0.5, 1.0),
-            "thresholds": (-1.0, 2 / 4, 4 / 6, 7 / 7),
-            "reach": 0.3,
-            "unlearned": (4,),
-            "extra": 1,
-            "entropy": 0.001 / 8,
-            "reduce": sum_over_length(),
-        },
+        "as_released": RELEASED,
+        "micro_groups": {"unlearned": (4, 5, 6, 7)},
+        "sft_loss": {"alpha": 0.0},
+        "luffy_loss": {"shaping": 0.1},
+        "sft_loss_as_released": {**RELEASED, "unlearned": (), "whole": 1 / 8},
+        "fixed_prefix": {"thresholds": (-1.0, 2.0, 2.0, 2.0)},  # no mean reward reaches 2
     }
+
+    def __post_init__(self):
+        if not len(self.sizes) == len(self.ratios) == len(self.thresholds):
+            raise ValueError(
+                f"sizes {self.sizes}, ratios {self.ratios} and thresholds {self.thresholds} need one entry each per micro-group"
+            )
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha {self.alpha} is no probability; choose one from 0 (SFT) to 1 (the gradient of -p)")
 
     @property
     def needs(self):
@@ -84,11 +113,16 @@ class Method:
         gain = t.advantage * ratio
         if self.clip is not None:
             gain = gain.minimum(t.advantage * ratio.clamp(1 - self.clip, 1 + self.clip))
-        trsft = p / p.detach().clamp(min=self.alpha)
-        policy = -trsft.where(t.expert, gain)
-        if not self.entropy:
+        floor = math.log(self.alpha) if self.alpha else -math.inf
+        trsft = (t.logp - t.logp.detach().clamp(min=floor)).exp()  # p / max(sg(p), alpha), which must not be 0 / 0
+        imitation = t.advantage * p / (p + self.shaping) if self.shaping else trsft
+        policy = -imitation.where(t.expert, gain)
+        if not (self.entropy or self.whole):
             return policy
-        return {
-            "policy": Term(policy, self.reduce),
-            "entropy": Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response),
-        }
+        guided = t.expert.any(dim=1, keepdim=True)
+        terms = {"policy": Term(policy, self.reduce, mask=t.trained & ~guided if self.whole else t.trained)}
+        if self.whole:
+            terms["imitation"] = Term(-t.logp, mean_over_tokens, self.whole, mask=t.trained & guided)
+        if self.entropy:
+            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response)
+        return terms

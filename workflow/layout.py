@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from workflow.plan import Plan
     from workflow.studies import Study
 
+PUBLISHED = ("as_paper", "as_released")
+
 
 def layout(plan: "Plan", study: "Study | None") -> dict[str, Any]:
     """For the notes: groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
@@ -56,13 +58,16 @@ def headline(plan: "Plan") -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def fidelity(plan: "Plan") -> dict[str, Any]:
-    """`shared` settings, and `methods`: method -> preset -> every setting its last stage would be trained with here."""
+    """`shared` settings, and `methods`: method -> preset -> every setting its last stage would be trained with here. Presets:
+    those that stand for a publication, and those that are rows."""
     table: dict[str, dict[str, Any]] = {}
+    rows = {(run.method, run.preset) for run in plan.runs}
     for name in dict.fromkeys(run.method for run in plan.runs):
         stage = methods.stages(name, plan.folder)[-1]
         if stage.method is None:  # the base model
             continue
-        for preset in (methods.MATCHED, *methods.presets(name, plan.folder)):
+        presets = methods.presets(name, plan.folder)
+        for preset in (methods.MATCHED, *(p for p in presets if p in PUBLISHED or (name, p) in rows)):
             label = plan.run(name if preset == methods.MATCHED else f"{name}-{preset}").label
             spec = json.loads(plan.stage_spec(label, plan.seeds[0], stage.name))
             table.setdefault(name, {})[preset] = {**spec["method"]["settings"], **spec["train"]}

@@ -1,0 +1,74 @@
+"""ReLIFT: reinforce, and keep the problems on which every rollout fails; when enough are kept, imitate their demonstrations.
+
+Paper        arXiv:2506.07527, known here by its code alone
+Code         TheRoadQaQ/ReLIFT@eb95454f, relift/verl/verl/relift/{trainer,actor,core_algos}.py, examples/math-7b/train.sh
+Sampling     8 own rollouts per problem. If none is right, the problem's demonstration enters a queue, in front
+Advantage    reward - mean reward of the eight; no standard deviation
+Update       after an update by reinforcement that leaves `batch` demonstrations in the queue (None: as many as an update has
+             problems, as in the code: 128), the next one imitates the newest of them and samples nothing. The others stay,
+             and may stay for good
+Loss         own tokens: -advantage * ratio, unclipped; demonstrations: -log p
+Denominator  own tokens: token sum / response limit, averaged over trajectories; demonstrations: mean over all their tokens
+
+What the code does differently (`as_released` takes over the first two):
+  coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which Adam hides but for clipping and weight decay
+  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64); left out where it imitates
+  updates      imitates in between; here an imitation takes one of the run's updates, and that update's problems are passed by
+  optimizer    a second AdamW for imitation; here both kinds share one optimizer, and so its moments
+  clipping     gradient norm .7 for reinforcement and 1 for imitation; here the run's one `clip_gradient`
+The paper is said to collect demonstrations online; code and this file take those of the data.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from engine.reduce import Denominator, mean_over_tokens, sum_over_length
+from engine.words import Problem, Sample, Term, Trajectory, expert, own
+
+
+@dataclass(frozen=True)
+class Method:
+    rollouts: int = 8
+    batch: int | None = None
+    coefficient: float = 1.0
+    entropy: float = 0.0
+    reduce: Denominator = sum_over_length()
+
+    presets: ClassVar = {"as_released": {"coefficient": 1 / 8, "entropy": 0.001 / 64}}
+
+    @property
+    def needs(self):
+        return ("entropy",) if self.entropy else ()
+
+    def explore(self, problem, context):
+        if "due" in context.memory:
+            return []
+        rollouts = yield Sample(self.rollouts)
+        mean = sum(r.reward for r in rollouts) / len(rollouts)
+        found = [Trajectory(problem, (own(r, r.reward - mean),)) for r in rollouts]
+        if mean == 0:
+            found.append(Trajectory(problem, (expert(problem.demonstration()),)))  # for `update`, which holds it back
+        return found
+
+    def update(self, trajectories, context):
+        memory = context.memory
+        if "due" in memory:
+            return [Trajectory(Problem(i, tuple(p), a), (expert(tuple(d)),)) for i, p, a, d in memory.pop("due")]
+        sampled = [t for t in trajectories if not t.segments[0].expert]
+        failed = [(t.problem, t.segments[0].tokens) for t in trajectories if t.segments[0].expert]
+        queue = [[p.id, list(p.prompt), p.answer, list(d)] for p, d in failed] + memory.get("queue", [])
+        batch = self.batch or len(sampled) // self.rollouts
+        if len(queue) >= batch:
+            memory["due"], queue = queue[:batch], queue[batch:]
+        memory["queue"] = queue
+        return sampled
+
+    def loss(self, t):
+        ratio = (t.logp - t.old_logp).exp()
+        terms = {
+            "policy": Term(-t.advantage * ratio, self.reduce, mask=t.trained & ~t.expert),
+            "imitation": Term(-t.logp, mean_over_tokens, self.coefficient, mask=t.trained & t.expert),
+        }
+        if self.entropy:
+            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response & ~t.expert)
+        return terms
