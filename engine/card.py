@@ -46,12 +46,14 @@ None: this is the base model as it is.
 Training problems: sha256 `{{ done.identity.data }}` of the normalised file. Prompts were made
 with the template `{{ spec.template }}`, sha256 `{{ done.identity.template[:12] }}`; a response is rewarded if the grader
 `{{ done.identity.grader }}` finds it correct.
+{%- if train %}
 
 ## Training settings
 
 | Setting | Value |
 |---|---|
 {{ train }}
+{%- endif %}
 
 ## Evaluation
 {%- if scores %}

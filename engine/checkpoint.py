@@ -6,6 +6,7 @@ state/step-000020/      DeepSpeed's shards and about.json: identity, step, the m
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from engine.explore import ALONE, Ranks
 
 log = logging.getLogger("assay")
 KEPT = 2  # the newest ones
+# Settings of how much is in memory at once. They change a result by rounding alone, so a stage that ran out of memory goes on
+# with smaller ones.
+RESIZABLE = ("micro_batch_tokens", "sample_batch_tokens")
 
 
 def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory: dict[str, Any], ranks: Ranks = ALONE) -> None:
@@ -48,13 +52,14 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
 
     One that is incomplete, damaged or ahead of the metrics is passed over for the one before, with a warning. One that another
     configuration wrote raises ValueError naming what differs: its work is not thrown away, and not continued as something else.
+    Another size of what is in memory at once is no other configuration.
     """
     for folder in sorted(state.glob("step-*"), reverse=True):
         about = _about(folder)
         if about is None:
             log.warning("not using the checkpoint %s: about.json is missing or damaged; trying the one before", folder)
             continue
-        if changed := record.differences(about["identity"], identity):
+        if changed := record.differences(_unsized(about["identity"]), _unsized(identity)):
             raise ValueError(
                 f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. Restore what changed to continue "
                 f"it, or delete {state} to start over"
@@ -70,6 +75,22 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
             continue
         return folder, about
     return None
+
+
+def _unsized(identity: dict[str, Any]) -> dict[str, Any]:
+    """A stage's identity without the settings that may be others when it goes on."""
+    kept = {name: value for name, value in identity["spec"]["train"].items() if name not in RESIZABLE}
+    return {**identity, "spec": {**identity["spec"], "train": kept}}
+
+
+def resized(timings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For a stage that went on with other sizes: since which update (the first is 0) which were used. Empty for any other."""
+    used: list[dict[str, Any]] = []
+    for update, row in enumerate(timings):
+        sizes = {name: row[name] for name in RESIZABLE}
+        if not used or any(used[-1][name] != size for name, size in sizes.items()):
+            used.append({"since_update": update, **sizes})
+    return {"resized": used} if len(used) > 1 else {}
 
 
 def _about(folder: Path) -> dict[str, Any] | None:

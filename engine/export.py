@@ -117,7 +117,7 @@ def card(
     ]
     data = ModelCardData(
         license=licence or _licence(line[-1]),
-        base_model=base_model or hub_name(base["path"]),
+        base_model=base_model or hub_name(base),
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["assay", "post-training", *([method["name"]] if method else []), *(["not-a-result"] if flaws else [])],
@@ -134,10 +134,10 @@ def card(
         done=done,
         spec=spec,
         flaws=flaws,
-        base=f"`{hub_name(base['path'])}`" + (f" (sha256 `{base['sha256']}`)" if base.get("sha256") else ""),
+        base=_base(base),
         claim=_claim(method, done["identity"]["method"]) if method else "",
         settings=_rows(method["settings"].items()) if method else "",
-        train=_rows(spec["train"].items()),
+        train=_rows(spec["train"].items()) if method else "",
         scores=[{**row, "metric": metric(row), "interval": "{} to {}".format(*interval(row))} for row in scores],
         protocol=sorted({(row["template"], row["grader"]) for row in scores}),
         sampling=_sampling(stage) if scores else None,
@@ -174,11 +174,23 @@ def interval(row: dict[str, str]) -> tuple[float, float]:
     return tuple(round(100 * (centre + sign * half) / (1 + Z * Z / n), 1) for sign in (-1, 1))  # type: ignore[return-value]
 
 
-def hub_name(path: str) -> str:
-    """The Hub's name of a model downloaded from it; otherwise the configured path, without folders of this machine."""
+def hub_name(model: dict[str, Any]) -> str:
+    """The Hub's name of a model that comes from it; otherwise the configured path, without folders of this machine."""
+    if "hub" in model:
+        return model["hub"]["id"]
+    path = model["path"]
     if found := re.search(r"models--(.+?)--(.+?)/snapshots/", f"{path}/"):
         return f"{found[1]}/{found[2]}"
     return Path(path).name if Path(path).is_absolute() else path
+
+
+def _base(model: dict[str, Any]) -> str:
+    """The base model with the digests of its weights and what was set in its config.json."""
+    sha256 = model.get("sha256") or {}
+    named = {"sha256": sha256} if isinstance(sha256, str) else {f"sha256 of {name}": one for name, one in sha256.items()}
+    about = [f"{name} `{one}`" for name, one in named.items()]
+    about += [f"{name} set to {model[name]}" for name in ("rope_theta", "window") if model.get(name) is not None]
+    return f"`{hub_name(model)}`" + (f" ({', '.join(about)})" if about else "")
 
 
 def _licence(base: Path) -> str | None:

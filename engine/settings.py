@@ -14,7 +14,8 @@ class Settings:
     DeepSpeed is told that several backward passes make one step: "boundary" (on every micro-batch), "unmanaged" (its
     `managed_gradient_accumulation` switched off), or "unset" (not at all, as trainers with a varying
     number of micro-batches did). Every `term_norms_every` updates (0: never; nor with zero_stage 3) the norm of the gradient is
-    also measured by author and term: about one more backward pass for each, and the memory of one more gradient.
+    also measured by author and term: about one more backward pass for each, and the memory of one more gradient. `reward_noise`
+    is the share of the training reward's verdicts that are turned into their opposite.
     """
 
     learning_rate: float
@@ -33,8 +34,11 @@ class Settings:
     response_tokens: int = 1024
     device: str = "cpu"
     term_norms_every: int = 25
+    reward_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.reward_noise < 1:
+            raise ValueError(f"train.reward_noise {self.reward_noise} is no share of verdicts; give a number from 0 to below 1")
         if self.offload and self.zero_stage == 0:
             raise ValueError("train.offload moves ZeRO's optimizer state; with zero_stage 0 there is none: use 1, 2 or 3")
 

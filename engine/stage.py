@@ -16,7 +16,6 @@ identifies the result. In the output folder:
 import argparse
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -26,10 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from engine import metrics, provenance, record
+from engine import checkpoint, metrics, model, provenance, record
 from engine.certificate import Check, certificate
+from engine.data import Template
 from engine.grade import grader_version
 from engine.ranks import FAILURES, RankError, train
 from engine.sampler import packages
@@ -41,8 +39,10 @@ OUTPUTS = ("model", "metrics.jsonl", "timings.jsonl", "certificate.json")
 
 def identity(spec: dict) -> dict[str, Any]:
     """Everything that determines a stage's result, by name: its digest is the stage's name tag."""
+    # Two runs may share a stage; what is published is not trained.
+    unused = ("run",) if spec["method"] else ("run", "train")
     parts = {
-        "spec": {key: value for key, value in spec.items() if key != "run"},  # two runs may share a stage
+        "spec": {key: value for key, value in spec.items() if key not in unused},
         "engine": record.fingerprint(Path(__file__).parent),
         "data": record.file_sha256(Path(spec["data"])),
         "template": record.file_sha256(Path(spec["template"])),
@@ -52,7 +52,9 @@ def identity(spec: dict) -> dict[str, Any]:
     if spec["method"]:
         parts["method"] = record.file_sha256(Path(spec["method"]["folder"]) / f"{spec['method']['name']}.py")
     else:
-        parts["model"] = record.fingerprint(Path(spec["model"]["path"]), "*")
+        parts["model"] = model.digests(model.source(spec["model"]))
+        if newest := model.commit(spec["model"]):
+            parts["commit"] = newest
     if spec["parent"]:
         parts["parent"] = record.read_json(Path(spec["parent"]) / "done.json")["digest"]
     return parts
@@ -77,38 +79,32 @@ def run(spec: dict, out: Path, log_to: Sequence[str] = ()) -> None:
                 return
             done.unlink()
         if spec["method"] is None:
-            found = publish(spec, out)
+            found = publish(spec, out, parts["model"])
         else:
             checked_model(Path(spec["parent"]))
             found = train(spec, out, parts, log_to)
         finish(spec, out, parts, found, started)
 
 
-def publish(spec: dict, out: Path) -> dict[str, Any]:
-    """Copy the base model, its weights checked against the configured sha256; returns its certificate.
+def publish(spec: dict, out: Path, digests: dict[str, str]) -> dict[str, Any]:
+    """Copy the base model, its weights checked against the configured sha256, and set it right (engine/model.py); returns its
+    certificate. `digests` are those of its files.
 
     Raises ValueError if the weights are not there, not readable, or not the configured ones.
     """
-    model = spec["model"]
-    weights = Path(model["path"]) / "model.safetensors"
-    if not weights.is_file():
-        raise ValueError(f"model.path {model['path']} holds no model.safetensors; `snakemake pretrain` makes the miniature's")
-    found = record.file_sha256(weights)
-    wanted = model.get("sha256")
-    if wanted and found != wanted:
-        raise ValueError(
-            f"base model {weights} has sha256 {found}, the configuration says {wanted}; restore the file "
-            "(git checkout) or, if the change is intended, put the new digest into model.sha256"
-        )
-    parameter_count(weights)
+    folder, wanted = model.source(spec["model"]), spec["model"].get("sha256")
+    if wanted:
+        model.confirm(folder, digests, wanted)
+    model.parameter_count(folder)
     shutil.rmtree(out / "model", ignore_errors=True)
-    shutil.copytree(model["path"], out / "model")
+    model.copy(folder, out / "model")
+    model.prepare(out / "model", spec["model"], Template.read(Path(spec["template"])))
     for name in ("metrics.jsonl", "timings.jsonl"):
         record.write_rows(out / name, [])
+    weights = [digests[path.name] for path in model.weight_files(folder)]
+    found = f"sha256 {weights[0][:12]}" if len(weights) == 1 else f"sha256 of {len(weights)} files"
     limit = "the sha256 of the configuration"
-    check = Check(
-        "base weights", "passed" if wanted else "not applicable", f"sha256 {found[:12]}" if wanted else "none given", limit
-    )
+    check = Check("base weights", "passed" if wanted else "not applicable", found if wanted else "none given", limit)
     written = certificate(spec, {}, [check], [])
     record.write_json(out / "certificate.json", written)
     return written
@@ -126,19 +122,10 @@ def checked_model(stage: Path) -> Path:
     return stage / "model"
 
 
-def parameter_count(weights: Path) -> int:
-    """Parameters in a safetensors file. Raises ValueError if it cannot be read."""
-    try:
-        with safe_open(weights, framework="numpy") as tensors:
-            sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is not a readable safetensors file ({error}); restore or download it again") from error
-    return sum(math.prod(size) for size in sizes)
-
-
 def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: float) -> None:
     """Sum up the costs and write `done.json`, last and atomically; then the checkpoints for resuming can go."""
-    rows, parameters = record.read_rows(out / "metrics.jsonl"), parameter_count(out / "model" / "model.safetensors")
+    rows, timings = record.read_rows(out / "metrics.jsonl"), record.read_rows(out / "timings.jsonl")
+    parameters = model.parameter_count(out / "model")
     gpus = 0 if spec["train"]["device"] == "cpu" else spec["train"]["ranks"]
     done = {
         "run": spec["run"],
@@ -148,7 +135,8 @@ def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: f
         "parents": [spec["parent"]] if spec["parent"] else [],
         "updates": len(rows),
         "parameters": parameters,
-        "costs": metrics.costs(rows, record.read_rows(out / "timings.jsonl"), parameters, gpus),
+        "costs": metrics.costs(rows, timings, parameters, gpus),
+        **checkpoint.resized(timings[: len(rows)]),
         "certificate": found["digest"],
         "identity": parts,
         "outputs": provenance.digests([out / name for name in OUTPUTS], out),

@@ -11,8 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from engine import certificate as certificates
-from engine import checkpoint, data, explore, logs, methods, metrics, record, seeds
+from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds
 from engine.grade import Grader
+from engine.model import chat_template
+from engine.reward import Reward
 from engine.sampler import Sampling, build
 from engine.words import Problem, Trajectory
 
@@ -89,7 +91,6 @@ class Training:
         self.leads = self.ranks.rank == 0  # what is written is written by the first rank
         self.log_to = log_to if self.leads else ()
         self.memory: dict[str, Any] = {}
-        self.undecided = 0
 
     def run(self) -> dict[str, Any]:
         """All updates, from the newest checkpoint on, then the weights. Returns the stage's certificate.
@@ -108,7 +109,7 @@ class Training:
         bar = tqdm(steps, name, shared["updates"], initial=len(rows), mininterval=10, disable=not self.leads)
         told = logs.opened(self.log_to, self.out, self.spec, record.digest(self.parts), rows)
         with Grader() as grader, told as tell:
-            self.grader = grader
+            self.reward = Reward(grader, self.tokenizer, self.template, self.trainer.settings.reward_noise, seed)
             for step in bar:
                 size = shared["prompts_per_update"]
                 batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
@@ -129,6 +130,7 @@ class Training:
                 shutil.rmtree(self.out / "model", ignore_errors=True)
             self.trainer.save_model(self.out / "model")
             if self.leads:
+                self.tokenizer.chat_template = chat_template(self.template)
                 self.tokenizer.save_pretrained(self.out / "model")
         if self.leads:
             record.append_row(self.out / "timings.jsonl", self.spent())
@@ -179,7 +181,7 @@ class Training:
         from engine.integrity import canary, ended, repeats, worst
 
         total, seed, rank = self.shared["updates"], self.spec["seed"], self.ranks.rank
-        self.undecided = 0
+        self.reward.undecided = self.reward.flipped = 0
         self.trainer.model.eval()
         seen: dict[int, dict] = {}
 
@@ -196,10 +198,12 @@ class Training:
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
                 trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))
-        with self.timed("update"):
+        with self.timed("update"), memory.bounded("train.micro_batch_tokens", self.shared["micro_batch_tokens"]):
             sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}
             update = self.trainer.update(trajectories, lambda trajectory: _context(trajectory) in sampled)
         trained = update.pop("trained_tokens")
+        counted = self.ranks.gather({rank: (self.reward.undecided, self.reward.flipped)}).values()
+        undecided, flipped = map(sum, zip(*counted, strict=True))
         return {
             "step": step,
             "problems": record.digest([problem.id for problem in batch]),
@@ -210,19 +214,12 @@ class Training:
             "ended": ended(found.rollouts, self.shared["max_response_tokens"]),
             "sampled_tokens": found.sampled_tokens,
             "graded_rollouts": len(found.rollouts),
-            "undecided": sum(self.ranks.gather({rank: self.undecided}).values()),
+            "undecided": undecided,
+            **({"flipped": flipped} if self.reward.noise else {}),
             "rounds": found.rounds,
             "trained_tokens_own": trained["own"],
             "trained_tokens_expert": trained["expert"],
         }
-
-    def reward(self, pairs: Any) -> list[float]:
-        """1 for a correct response, prefix and completion read together, else 0."""
-        texts = [self.tokenizer.decode(r.prefix + r.tokens, skip_special_tokens=True) for _, r in pairs]
-        texts = [self.template.answered(text) for text in texts]
-        grades = self.grader.grade([(text, problem.answer) for text, (problem, _) in zip(texts, pairs, strict=True)])
-        self.undecided += sum(grade.status == "undecided" for grade in grades)
-        return [float(grade.correct) for grade in grades]
 
     def resume(self) -> tuple[list[dict], list[dict]]:
         """Load the newest usable checkpoint; returns metrics and timings up to it. None: start from the parent."""
@@ -252,8 +249,9 @@ class Training:
         self.seconds[phase] += time.perf_counter() - start
 
     def spent(self) -> dict[str, float]:
-        """Seconds of each phase since the last call."""
+        """Seconds of each phase since the last call, and how much was in memory at once."""
         spent = {f"seconds_{phase}": round(seconds, 3) for phase, seconds in self.seconds.items()}
+        spent |= {name: self.shared[name] for name in checkpoint.RESIZABLE}
         self.seconds = dict.fromkeys(metrics.PHASES, 0.0)
         return spent
 

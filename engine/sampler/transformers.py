@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from engine import memory
 from engine.forward import fingerprint
 from engine.sampler import Request, Sampling
 from engine.words import Rollout
@@ -73,7 +74,8 @@ class TransformersSampler:
         if not self._batches:
             self._batches = self._plan()
         if self._batches:
-            self._decode(self._batches.pop(0))
+            with memory.bounded("sample_batch_tokens", self.sampling.batch_tokens):
+                self._decode(self._batches.pop(0))
         finished = []
         for key, jobs in list(self._requests.items()):
             rollouts = [job.rollout for job in jobs if job.rollout]

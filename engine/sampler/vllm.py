@@ -13,7 +13,6 @@ its runner cannot set a seeded request's random generator back, so a prompt may 
 prefill is off; sleeping does nothing; its worker switches `torch.set_num_threads` off for the whole process, which is undone.
 """
 
-import math
 import os
 import random
 import warnings
@@ -25,11 +24,12 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig
 
+from engine import memory
 from engine.forward import fingerprint
+from engine.model import parameter_count
 from engine.sampler import Request, SamplerError, Sampling
 from engine.words import Rollout
 
@@ -71,7 +71,7 @@ class VllmSampler:
         pool = (max(self.sampling.batch_tokens, longest) // block + 2) * block  # one block is vLLM's own
         need = needed(self.source, self.sampling, pool, self.tensor_parallel)
         refuse_too_little_memory(need, self.sampling)
-        with _undisturbed(), _engine_errors("did not start"):
+        with _undisturbed(), _engine_errors("did not start", self.sampling):
             self._llm = self._vllm.LLM(
                 model=str(self.source),
                 dtype=self.sampling.dtype,
@@ -161,7 +161,7 @@ class VllmSampler:
                 yield name, weight
                 taken.append(name)
 
-        with _engine_errors("did not take the trainer's weights"):
+        with _engine_errors("did not take the trainer's weights", self.sampling):
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
             # Given an iterator: without arguments vLLM would read the files it started from once more.
@@ -179,7 +179,7 @@ class VllmSampler:
     def sleep(self) -> None:
         """Give weights and KV cache back to the GPU until the next `sync`; the CPU build cannot."""
         if self._llm is not None and self.sampling.device != "cpu" and not self._asleep:
-            with _engine_errors("did not go to sleep"):
+            with _engine_errors("did not go to sleep", self.sampling):
                 # Level 2 would spare the copy in the host's memory, but has lost what is no parameter (vllm#16564, #29341).
                 self._llm.sleep(level=1)
             self._asleep = True
@@ -191,23 +191,25 @@ class VllmSampler:
 
     def _add(self, tokens: tuple[int, ...], parameters: dict[str, Any]) -> str:
         name, self._count = str(self._count), self._count + 1
-        with _engine_errors("refused a request"):
+        with _engine_errors("refused a request", self.sampling):
             prompt = self._vllm.TokensPrompt(prompt_token_ids=list(tokens))
             self._llm.llm_engine.add_request(name, prompt, self._vllm.SamplingParams(**parameters, detokenize=False))
         return name
 
     def _outputs(self) -> list[Any]:
-        with _engine_errors(f"died with {len(self._flying)} rollouts in flight"):
+        with _engine_errors(f"died with {len(self._flying)} rollouts in flight", self.sampling):
             return self._llm.llm_engine.step()
 
 
 @contextmanager
-def _engine_errors(what: str) -> Iterator[None]:
-    """What vLLM and torch raise inside the engine, as a SamplerError with their message. Nothing is tried again."""
+def _engine_errors(what: str, sampling: Sampling) -> Iterator[None]:
+    """What vLLM and torch raise inside the engine, as a SamplerError with their message, or as a ValueError if it is out of
+    memory. Nothing is tried again."""
     from vllm.exceptions import VLLMError
 
     try:
-        yield
+        with memory.bounded("sample_batch_tokens", sampling.batch_tokens):
+            yield
     except (RuntimeError, AssertionError, VLLMError) as error:
         raise SamplerError(f"vLLM's engine {what}: {error}") from error
 
@@ -243,10 +245,7 @@ def needed(source: Path, sampling: Sampling, pool: int, tensor_parallel: int) ->
     """Bytes an engine needs on one device: for weights, for a KV cache of `pool` tokens, and, roughly, for activations."""
     config = AutoConfig.from_pretrained(source).get_text_config()
     size = getattr(torch, sampling.dtype).itemsize
-    weights = 0
-    for path in sorted(source.glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()) * size  # noqa: SIM118
+    weights = parameter_count(source) * size
     heads = config.num_attention_heads
     kv_heads = max(1, (getattr(config, "num_key_value_heads", None) or heads) // tensor_parallel)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
