@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from engine import data, record
+from engine import data, hub, record
 from engine.choices import Question
 from engine.record import log
 
@@ -52,19 +52,6 @@ def table(path: Path) -> list[dict]:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
     raise ValueError(f"{path} is neither .jsonl, .parquet nor .csv; convert it to one of them")
-
-
-def download(name: str, hub: dict) -> Path:
-    """A data file of the Hugging Face hub at its pinned revision; from the local cache where that has it."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(hub["id"], hub["file"], repo_type="dataset", revision=hub["revision"]))
-    except (OSError, ValueError) as error:  # no network, no access to a gated list, no such file
-        raise ValueError(
-            f"benchmark {name}: {hub['file']} of {hub['id']} at {hub['revision'][:12]} did not arrive ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). It needs the network once; a gated list also needs HF_TOKEN and its terms accepted"
-        ) from error
 
 
 def items(name: str, rows: Sequence[dict], columns: dict) -> list[dict]:
@@ -161,7 +148,7 @@ def build(spec: dict) -> tuple[list[dict], dict]:
 
         rows = list(world.benchmark_rows(name) if "size" in spec else world.training_rows())
     elif columns := spec.get("columns"):
-        rows = items(name, table(download(name, spec["hub"]) if spec.get("hub") else Path(source)), columns)
+        rows = items(name, table(_file(name, spec)), columns)
     else:
         rows = data.read_rows(Path(source))
     pinned = spec.get("sha256")
@@ -196,11 +183,16 @@ def look(name: str, entry: dict, data_dir: str, template: data.Template) -> str:
     return f"{about}  {len(rows)} problems, sha256 {made['sha256'][:16]} {state}, gold patches: {patches}\n    | {prompt}\n"
 
 
+def _file(name: str, spec: dict) -> Path:
+    return hub.dataset_file(f"benchmark {name}", spec["hub"], spec["place"]) if "hub" in spec else Path(spec["source"])
+
+
 def _here(spec: dict) -> bool:
-    if hub := spec.get("hub"):
+    if where := spec.get("hub"):
         from huggingface_hub import try_to_load_from_cache
 
-        return isinstance(try_to_load_from_cache(hub["id"], hub["file"], revision=hub["revision"], repo_type="dataset"), str)
+        found = try_to_load_from_cache(where["id"], where["file"], revision=where["revision"], repo_type="dataset")
+        return isinstance(found, str)
     return spec["source"] == "miniature" or Path(spec["source"]).is_file()
 
 
@@ -215,9 +207,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def spec_of(name: str, entry: dict, data_dir: str) -> dict[str, Any]:
     """What `build` needs of a catalogue entry. A local file is used where it exists, else the hub: the digest is the same."""
     spec = {key: entry[key] for key in ("size", "sha256", "choices") if key in entry}
-    source, hub = entry.get("source", "").replace("{data_dir}", data_dir), entry.get("hub")
-    if hub and not (source and Path(source).is_file()):
-        return {**spec, "name": name, "source": f"{hub['id']}@{hub['revision']}", "hub": hub, "columns": hub["columns"]}
+    source, where = entry["source"].replace("{data_dir}", data_dir), entry.get("hub")
+    if where and not Path(source).is_file():
+        found = {"source": f"{where['id']}@{where['revision']}", "place": source, "hub": where, "columns": where["columns"]}
+        return {**spec, "name": name, **found}
     return {**spec, "name": name, "source": source, "columns": entry.get("columns")}
 
 
