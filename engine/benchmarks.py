@@ -42,6 +42,8 @@ def list_sha256(rows: Iterable[dict]) -> str:
 
 def table(path: Path) -> list[dict]:
     """Rows of a .jsonl, .parquet or .csv file."""
+    if not path.is_file():
+        raise ValueError(f"data file {path} does not exist; check data_dir and the file names in the configuration")
     if path.suffix == ".jsonl":
         return record.read_rows(path)
     if path.suffix == ".parquet":
@@ -150,7 +152,7 @@ def build(spec: dict) -> tuple[list[dict], dict]:
     elif columns := spec.get("columns"):
         rows = items(name, table(_file(name, spec)), columns)
     else:
-        rows = data.read_rows(Path(source))
+        rows = data.checked_rows(table(file := _file(name, spec)), file)
     pinned = spec.get("sha256")
     found = check(name, rows, spec["size"], pinned) if "size" in spec else list_sha256(rows)
     made = {"name": name, "source": source, "size": len(rows), "sha256": found, "pinned": bool(pinned)}
@@ -209,7 +211,7 @@ def spec_of(name: str, entry: dict, data_dir: str) -> dict[str, Any]:
     spec = {key: entry[key] for key in ("size", "sha256", "choices") if key in entry}
     source, where = entry["source"].replace("{data_dir}", data_dir), entry.get("hub")
     if where and not Path(source).is_file():
-        found = {"source": f"{where['id']}@{where['revision']}", "place": source, "hub": where, "columns": where["columns"]}
+        found = {"source": f"{where['id']}@{where['revision']}", "place": source, "hub": where, "columns": where.get("columns")}
         return {**spec, "name": name, **found}
     return {**spec, "name": name, "source": source, "columns": entry.get("columns")}
 

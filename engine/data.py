@@ -88,7 +88,11 @@ def read_rows(path: Path) -> list[dict]:
     """Rows of a data file, checked: id, problem and answer present and not empty, ids distinct."""
     if not path.is_file():
         raise ValueError(f"data file {path} does not exist; check data_dir and the file names in the configuration")
-    rows = record.read_rows(path)
+    return checked_rows(record.read_rows(path), path)
+
+
+def checked_rows(rows: Sequence[dict], path: Path) -> list[dict]:
+    """The same of rows that were read from `path`."""
     rows = [gsm8k_row(row, i) if "question" in row else row for i, row in enumerate(rows)]
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
