@@ -42,8 +42,6 @@ def list_sha256(rows: Iterable[dict]) -> str:
 
 def table(path: Path) -> list[dict]:
     """Rows of a .jsonl, .parquet or .csv file."""
-    if not path.is_file():
-        raise ValueError(f"data file {path} does not exist; check data_dir and the file names in the configuration")
     if path.suffix == ".jsonl":
         return record.read_rows(path)
     if path.suffix == ".parquet":
@@ -186,7 +184,13 @@ def look(name: str, entry: dict, data_dir: str, template: data.Template) -> str:
 
 
 def _file(name: str, spec: dict) -> Path:
-    return hub.dataset_file(f"benchmark {name}", spec["hub"], spec["place"]) if "hub" in spec else Path(spec["source"])
+    if "hub" in spec:
+        return hub.dataset_file(f"benchmark {name}", spec["hub"], spec["place"])
+    path, origin = Path(spec["source"]), spec.get("origin")
+    if not path.is_file():
+        remedy = f"place it there: it is made of {origin}" if origin else "check data_dir and the file names in the configuration"
+        raise ValueError(f"data file {path} does not exist; {remedy}")
+    return path
 
 
 def _here(spec: dict) -> bool:
@@ -208,7 +212,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def spec_of(name: str, entry: dict, data_dir: str) -> dict[str, Any]:
     """What `build` needs of a catalogue entry. A local file is used where it exists, else the hub: the digest is the same."""
-    spec = {key: entry[key] for key in ("size", "sha256", "choices") if key in entry}
+    spec = {key: entry[key] for key in ("size", "sha256", "choices", "origin") if key in entry}
     source, where = entry["source"].replace("{data_dir}", data_dir), entry.get("hub")
     if where and not Path(source).is_file():
         found = {"source": f"{where['id']}@{where['revision']}", "place": source, "hub": where, "columns": where.get("columns")}

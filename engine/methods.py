@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,12 @@ def load(name: str, folder: Path) -> ModuleType:
     path = folder / f"{name}.py"
     if not path.is_file():
         raise nearest("method", name, names(folder), f"; a method is a file {folder}/<name>.py")
+    return _imported(name, path, path.stat().st_mtime_ns)
+
+
+@cache
+def _imported(name: str, path: Path, _changed: int) -> ModuleType:
+    """A plan asks for the same few files thousands of times."""
     spec = importlib.util.spec_from_file_location(f"assay_method_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
