@@ -175,7 +175,7 @@ def interval(row: dict[str, str]) -> tuple[float, float]:
 
 
 def hub_name(model: dict[str, Any]) -> str:
-    """The Hub's name of a model that comes from it; otherwise the configured path, without folders of this machine."""
+    """The Hub's name of a configured model that comes from it; otherwise its path, without folders of this machine."""
     if "hub" in model:
         return model["hub"]["id"]
     path = model["path"]

@@ -192,3 +192,19 @@ def chat_template(template: Template) -> str:
         "{% if messages | length != 1 or messages[0].role != 'user' %}"
         f'{{{{ raise_exception("{refusal}") }}}}{{% endif %}}{{{{ {before} + messages[0].content + {after} }}}}'
     )
+
+
+def refuse_untrainable(config: Any, prompt: int, response: int) -> None:
+    """Raise ValueError for a model whose window is too short, or with dropout: its gradient depends on how an update is cut up
+    and where a run resumed. `config`: as transformers has it; `prompt`, `response`: their longest, in tokens."""
+    rates = {key: value for key, value in config.to_dict().items() if key.endswith(("dropout", "pdrop", "dropout_rate"))}
+    if used := {key: value for key, value in rates.items() if value}:
+        raise ValueError(
+            f"the model drops units at random ({', '.join(f'{key} {value}' for key, value in used.items())}); set these to 0 "
+            "in its config.json: a random mask depends on how an update is cut up, and a resumed run would draw another one"
+        )
+    if prompt + response > config.max_position_embeddings:
+        raise ValueError(
+            f"max_prompt_tokens {prompt} and max_response_tokens {response} are more than the model's window of "
+            f"{config.max_position_embeddings} tokens; lower one of them, or raise model.window"
+        )

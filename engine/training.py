@@ -13,7 +13,7 @@ from tqdm import tqdm
 from engine import certificate as certificates
 from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds
 from engine.grade import Grader
-from engine.model import chat_template
+from engine.model import chat_template, refuse_untrainable
 from engine.reward import Reward
 from engine.sampler import Sampling, build
 from engine.words import Problem, Trajectory
@@ -60,13 +60,7 @@ class Training:
             )
         torch.manual_seed(seeds.seed(run=spec["seed"], axis="torch"))  # nothing draws from it; what did would repeat
         model = load()
-        refuse_dropout(model)
-        window = model.config.max_position_embeddings
-        if shared["max_prompt_tokens"] + shared["max_response_tokens"] > window:
-            raise ValueError(
-                f"max_prompt_tokens {shared['max_prompt_tokens']} and max_response_tokens {shared['max_response_tokens']} are "
-                f"more than the model's window of {window} tokens; lower one of them"
-            )
+        refuse_untrainable(model.config, shared["max_prompt_tokens"], shared["max_response_tokens"])
         names = Settings.__dataclass_fields__.keys() & shared.keys()
         settings = Settings(**{name: shared[name] for name in names}, response_tokens=shared["max_response_tokens"])
         settings = bugs.settings(self.inject, settings)
@@ -264,13 +258,3 @@ def _context(trajectory: Trajectory) -> tuple[str, tuple[int, ...], tuple[int, .
             return trajectory.problem.id, before, segment.tokens
         before += segment.tokens
     return trajectory.problem.id, before, ()
-
-
-def refuse_dropout(model: Any) -> None:
-    """Raise ValueError for a model with dropout: its gradient depends on how an update is cut up and where a run resumed."""
-    rates = {key: value for key, value in model.config.to_dict().items() if key.endswith(("dropout", "pdrop", "dropout_rate"))}
-    if used := {key: value for key, value in rates.items() if value}:
-        raise ValueError(
-            f"the model drops units at random ({', '.join(f'{key} {value}' for key, value in used.items())}); set these to 0 "
-            "in its config.json: a random mask depends on how an update is cut up, and a resumed run would draw another one"
-        )

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import record
-from engine.export import export, hub_name, interval
+from engine.export import _base, export, hub_name, interval
 from tests.conftest import METHODS, ROOT, TRAIN
 from tests.test_cli import assay
 
@@ -213,9 +213,14 @@ def test_intervals_are_wilsons() -> None:
         assert ours == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=0.05)
 
 
-def test_names_on_the_hub_come_from_the_path_of_a_download() -> None:
-    assert hub_name("/home/me/.cache/huggingface/hub/models--Qwen--Qwen2.5-Math-7B/snapshots/abc") == "Qwen/Qwen2.5-Math-7B"
-    assert hub_name("/home/me/models/tiny") == "tiny" and hub_name("miniature/base") == "miniature/base"
+def test_names_on_the_hub_come_from_the_configuration_or_the_path_of_a_download() -> None:
+    download = "/home/me/.cache/huggingface/hub/models--Qwen--Qwen2.5-Math-7B/snapshots/abc"
+    assert hub_name({"path": download}) == "Qwen/Qwen2.5-Math-7B"
+    assert hub_name({"path": "/home/me/models/tiny"}) == "tiny" and hub_name({"path": "miniature/base"}) == "miniature/base"
+    pinned = {"path": "models/tiny", "hub": {"id": "someone/tiny", "revision": "abc"}}
+    assert hub_name(pinned) == "someone/tiny"
+    prepared = {**pinned, "sha256": {"a": "12", "b": "34"}, "rope_theta": 40000, "window": None}
+    assert _base(prepared) == "`someone/tiny` (sha256 of a `12`, sha256 of b `34`, rope_theta set to 40000)"
 
 
 def test_the_example_in_the_help_is_there() -> None:

@@ -66,7 +66,7 @@ def test_two_runs_agree_and_a_killed_run_resumes_to_the_same_bits(spec: dict, tm
 
 
 def test_base_model_with_another_digest_is_refused(spec: dict, tmp_path: Path) -> None:
-    from engine.stage import publish
+    from engine.stage import run
 
     base = {**spec, "run": "base", "stage": "base", "method": None, "parent": None}
     for model, message in (
@@ -74,20 +74,20 @@ def test_base_model_with_another_digest_is_refused(spec: dict, tmp_path: Path) -
         ({"path": str(tmp_path)}, "holds no model"),
     ):
         with pytest.raises(ValueError, match=message):
-            publish({**base, "model": model}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+            run({**base, "model": model}, tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_corrupted_weights_are_named(spec: dict, tmp_path: Path) -> None:
     """Of a base model without a configured sha256, and of the stage a stage starts from."""
-    from engine.stage import publish, run
+    from engine.stage import run
 
     shutil.copytree(ROOT / "miniature" / "base", tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     base = {**spec, "run": "base", "stage": "base", "method": None, "parent": None, "model": {"path": str(tmp_path / "model")}}
     with pytest.raises(ValueError, match="not a readable safetensors file"):
-        publish(base, tmp_path / "out")
+        run(base, tmp_path / "out")
     parent = tmp_path / "base" / "model" / "model.safetensors"
     bits = bytearray(parent.read_bytes())
     bits[-1] ^= 1  # the same length, one bit of one weight

