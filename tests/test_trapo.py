@@ -126,7 +126,7 @@ def rows() -> Tokens:
     old = [[0.4, 0.25, 0.8, 0.8], [1.0, 1.0, 0.5, 0.9], [1.0] * 4]
     logp, old_logp = (torch.tensor(x, dtype=torch.float64).log() for x in (p, old))
     expert = torch.tensor([[False] * 4, [True, True, False, False], [True] * 4])
-    advantage = torch.tensor([[-0.5] * 4, [1.0, 1.0, 0.5, 0.5], [1.0] * 4], dtype=torch.float64)
+    advantage = torch.tensor([[-0.5] * 4, [0.25, 0.25, 0.5, 0.5], [0.75] * 4], dtype=torch.float64)
     trained = torch.ones_like(expert)
     return Tokens(logp.requires_grad_(), old_logp, advantage, expert, trained, trained, torch.zeros_like(logp))
 
