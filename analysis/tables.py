@@ -131,22 +131,40 @@ def interval_table(evidence: Evidence) -> Table:
 
 
 def _interval_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
-    baseline = evidence.baseline
     if gap := evidence.average_gap(run, evidence.columns[group]):
         return [DASH + notes.mark(gap)] * 8
-    row = evidence.summaries[group].loc[run].to_dict()
-    cells = [f"{row['mean']:.1f}", bracket(row["low"], row["high"], notes)]
+    table = evidence.summaries[group]
+    row = table.loc[run].to_dict()
+    cells = mean_cells(evidence, group, run, notes)
     one = "one training seed shows no spread over seeds"
     cells.append(DASH + notes.mark(one) if row["seeds"] == 1 else f"[{row['seed_low']:.1f}, {row['seed_high']:.1f}]")
-    if run == baseline:
-        return [*cells, *[""] * 5]
+    changes = difference_cells(evidence, group, run, notes)
     if pd.isna(row["difference"]):
-        return [*cells, *[DASH + notes.mark(f"{baseline} was not graded on every benchmark")] * 5]
+        return [*cells, *changes, changes[-1]]
+    single = 1 in (row["seeds"], table.loc[evidence.baseline, "seeds"])
+    return [*cells, *changes, DASH + notes.mark(one) if single else f"{row['improvement']:.2f}"]
+
+
+def mean_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
+    """The mean over a group of columns and its 95 % interval."""
+    if gap := evidence.average_gap(run, evidence.columns[group]):
+        return [DASH + notes.mark(gap)] * 2
+    row = evidence.summaries[group].loc[run].to_dict()
+    return [f"{row['mean']:.1f}", bracket(row["low"], row["high"], notes)]
+
+
+def difference_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
+    """The paired difference to the baseline, its 95 % interval, p and p (Holm); empty for the baseline itself."""
+    if gap := evidence.average_gap(run, evidence.columns[group]):
+        return [DASH + notes.mark(gap)] * 4
+    if run == evidence.baseline:
+        return [""] * 4
+    row = evidence.summaries[group].loc[run].to_dict()
+    if pd.isna(row["difference"]):
+        return [DASH + notes.mark(f"{evidence.baseline} was not graded on every benchmark")] * 4
     interval = bracket(row["difference_low"], row["difference_high"], notes, signed)
-    single = 1 in (row["seeds"], evidence.summaries[group].loc[baseline, "seeds"])
-    better = DASH + notes.mark(one) if single else f"{row['improvement']:.2f}"
-    tests = [*(probability(row[p]) if row[p] == row[p] else DASH + notes.mark(NO_INTERVAL) for p in ("p", "p_holm")), better]
-    return [*cells, signed(row["difference"]), interval, *tests]
+    tests = (probability(row[p]) if row[p] == row[p] else DASH + notes.mark(NO_INTERVAL) for p in ("p", "p_holm"))
+    return [signed(row["difference"]), interval, *tests]
 
 
 def spread_text(half: float, notes: Footnotes) -> str:
