@@ -10,9 +10,9 @@ A number that does not exist prints as a dash with the reason below the table, n
 The notes file is a JSON object. `profile` ends every table; `runs` maps a run to a footnote it carries in every table,
 and a run with an injected bug (`grpo+stale_weights`) is refused without one. `groups` maps a heading to the runs under
 it, `columns` a heading to its benchmarks, which then have an average of their own; `baseline` is the run that others are
-compared with (default: the first row); `ablation` and `published` belong to those two modules. Any other key (`training`,
-`sampling`, ...) holds a text or a list of texts for the footer of the main table. The summary of the certificate stands
-under each.
+compared with (default: the first row); `ablation`, `published`, `title` and `about` belong to the modules `ablation`,
+`published` and `study`. Any other key (`training`, `sampling`, ...) holds a text or a list of texts for the footer of the
+main table. The summary of the certificate stands under each.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from analysis.scores import read_items, read_table
 
 CAPTION = "Accuracy by method and benchmark."
 STRUCTURED = ("groups", "columns", "ablation", "published")  # notes that are no texts
-OWN_NOTES = ("profile", "runs", "baseline", *STRUCTURED)  # notes with a place of their own
+OWN_NOTES = ("profile", "runs", "baseline", "title", "about", *STRUCTURED)  # notes with a place of their own
 
 
 def best_marks(printed: Sequence[str], runs: Sequence[str]) -> list[str]:
@@ -89,11 +89,16 @@ def main_table(evidence: Evidence, caption: str) -> Table:
         "by their printed digits, not by how sure they are; equal digits share." + unranked,
         f"±: half of the 95 % t interval of Avg. {evidence.seeds()}",
         evidence.sizes(),
-        *(f"{key.capitalize()}: {sentence(text)}" for key, text in evidence.notes.items() if key not in OWN_NOTES),
+        *settings(evidence.notes),
     )
     cells = frame(texts, index, titles)
     shown = tuple(groups) if len(evidence.columns) > 1 else ()
     return Table("main", caption, cells, frame(marks, index, titles), numbers, footer, evidence.rule, evidence.headings, shown)
+
+
+def settings(notes: dict[str, Any]) -> list[str]:
+    """What all rows share, from the notes without a place of their own."""
+    return [f"{key.capitalize()}: {sentence(text)}" for key, text in notes.items() if key not in OWN_NOTES]
 
 
 def frame(columns: Sequence[Sequence[str]], index: Sequence[str], titles: Sequence[str]) -> pd.DataFrame:
