@@ -87,8 +87,8 @@ def cost_table(evidence: Evidence, done: Sequence[Path]) -> Table:
         if column == "gpu_hours" and not (numbers["gpu_hours"] > 0).any():
             continue
         alike = [name for name, (_, other) in PRINTED.items() if other == kind]
-        power = _power(printed[alike].fillna(0).to_numpy().max()) if kind else 0
-        texts = [_amount(value, power, 0 if column == "rounds" else 1) for value in printed[column]]
+        power = power_of_thousand(printed[alike].fillna(0).to_numpy().max()) if kind else 0
+        texts = [amount(value, power, 0 if column == "rounds" else 1) for value in printed[column]]
         cells[f"{title} ({PREFIXES[power]})" if power else title] = notes.column(texts, gaps)
     footer = evidence.footer(
         notes,
@@ -100,12 +100,12 @@ def cost_table(evidence: Evidence, done: Sequence[Path]) -> Table:
     return Table("costs", "What each run cost.", cells, unmarked(cells), numbers, footer, evidence.rule, evidence.headings)
 
 
-def _power(largest: float) -> int:
+def power_of_thousand(largest: float) -> int:
     """The power of a thousand that leaves at most four digits before the point of this number."""
     return next(power for power in range(len(PREFIXES)) if largest < 10_000 * 1000**power)
 
 
-def _amount(value: float, power: int, decimals: int) -> str:
+def amount(value: float, power: int, decimals: int) -> str:
     """A cost as printed; zero is `0`, and nothing else ever prints as zero."""
     if value == 0:
         return "0"

@@ -12,11 +12,12 @@ from analysis.scores import read_rows
 
 SMOOTHING = 0.05  # width of the moving average as a share of the curve
 METRICS = ("reward", "response_tokens", "entropy", "finished", "logp_own", "logp_expert", "grad_norm", "guided")
+COUNTS = ("graded_rollouts", "sampled_tokens", "trained_tokens_expert")
 WEIGHTS = 21  # counts of `expert_weights`: twenty bins of .05 from 0 to 1, then above 1
 
 
 def read_curves(paths: Sequence[Path]) -> pd.DataFrame:
-    """One row per run, seed and update with METRICS; what a row of metrics lacks is NaN.
+    """One row per run, seed and update with METRICS and COUNTS; what a row of metrics lacks is NaN.
 
     The stages of one run and seed follow one another in the order given, `update` counts through them. `shares`, `terms` and
     `weights` hold what an update recorded as {share of the demonstration: % of the graded rollouts}, {term: gradient norm} and
@@ -32,10 +33,10 @@ def read_curves(paths: Sequence[Path]) -> pd.DataFrame:
             weights = record.get("expert_weights") or []
             if weights and len(weights) != WEIGHTS:
                 raise ValueError(f"{path} has {len(weights)} expert_weights, expected {WEIGHTS}: run the stage again")
-            values = {name: record.get(name) for name in METRICS} | {"guided": guided_share(record)}
+            values = {name: record.get(name) for name in (*METRICS, *COUNTS)} | {"guided": guided_share(record)}
             nested = {"shares": shares, "terms": record.get("grad_norm_by_term") or {}, "weights": weights}
             rows.append({"run": run, "seed": seed, "update": updates[run, seed], **values, **nested})
-    return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float))
+    return pd.DataFrame(rows).astype(dict.fromkeys((*METRICS, *COUNTS), float))
 
 
 def guided_shares(record: dict[str, Any]) -> dict[str, float]:
@@ -67,6 +68,11 @@ def nested(curves: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame(curves[column].tolist(), index=curves["update"]).sort_index(axis=1)
 
 
+def third(update: int, last: int) -> int:
+    """Whether an update, counted from 1, is in the early (0), middle (1) or late (2) third of a run's updates."""
+    return 3 * (update - 1) // last
+
+
 def weight_thirds(curves: pd.DataFrame) -> np.ndarray:
     """[3, 21] % of the trained expert tokens per weight in the early, middle and late third of one run's updates.
 
@@ -76,6 +82,6 @@ def weight_thirds(curves: pd.DataFrame) -> np.ndarray:
     last = curves["update"].max()
     for update, weights in zip(curves["update"], curves["weights"], strict=True):
         if weights:
-            counts[min(2, 3 * (update - 1) // last)] += weights
+            counts[third(update, last)] += weights
     totals = counts.sum(axis=1, keepdims=True)
     return np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)

@@ -34,6 +34,10 @@ class Footnotes:
         """The texts, with a dash and the footnote's number where there is a reason for a gap."""
         return [DASH + self.mark(gap) if gap else text for text, gap in zip(texts, gaps, strict=True)]
 
+    def lines(self) -> list[str]:
+        """The reasons as they stand under a table, each with its number."""
+        return [f"{superscript(number)} {sentence(reason)}" for number, reason in enumerate(self.reasons, 1)]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -146,9 +150,8 @@ class Evidence:
 
     def footer(self, notes: Footnotes, *lines: str) -> tuple[str, ...]:
         """Footnotes, the given lines, template and grader, the certificate, the profile."""
-        numbered = [f"{superscript(number)} {sentence(reason)}" for number, reason in enumerate(notes.reasons, 1)]
         profile = [f"Profile: {self.notes['profile']}."] if "profile" in self.notes else []
-        return (*numbered, *lines, self.protocol(), f"Certificate: {self.certificate}", *profile)
+        return (*notes.lines(), *lines, self.protocol(), f"Certificate: {self.certificate}", *profile)
 
     def seeds(self) -> str:
         """How many training seeds there are, and what the intervals therefore cover."""

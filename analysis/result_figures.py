@@ -24,11 +24,11 @@ def average_figure(summary: pd.DataFrame, over: str = "benchmarks") -> Figure:
 
     A dashed line continues the first run's mean.
     """
-    figure, axes = _rows(summary)
+    figure, axes = run_rows(summary)
     summary = summary.assign(**{end: summary[end].fillna(summary["mean"]) for end in ("low", "high")})
     for position, row in enumerate(summary.to_dict("records")):
         colour = "0.35" if position == 0 else COLOURS[0]
-        _dot(axes, position, row["mean"], row["low"], row["high"], colour)
+        dot(axes, position, row["mean"], row["low"], row["high"], colour)
         beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
         axes.annotate(f"{row['mean']:.1f}", (row["high"], position), **beside)
     axes.axvline(summary["mean"].iloc[0], color="0.6", linewidth=0.7, linestyle="--", zorder=0)
@@ -45,10 +45,10 @@ def difference_figure(summary: pd.DataFrame, baseline: str) -> Figure:
     known = summary[summary["difference"].notna()]
     if known.empty:
         return sentence_figure(f"No run can be compared with {baseline}.")
-    figure, axes = _rows(known)
+    figure, axes = run_rows(known)
     for position, row in enumerate(known.to_dict("records")):
         low, high = row["difference_low"], row["difference_high"]
-        _dot(axes, position, row["difference"], low, high, COLOURS[0], filled=excludes_zero(low, high))
+        dot(axes, position, row["difference"], low, high, COLOURS[0], filled=excludes_zero(low, high))
         sure = f"[{signed(low)}, {signed(high)}]  p {probability(row['p_holm'])}" if low == low else "no interval"
         text = f"{signed(row['difference'])} {sure}"
         beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL}
@@ -58,8 +58,8 @@ def difference_figure(summary: pd.DataFrame, baseline: str) -> Figure:
     return figure
 
 
-def _rows(summary: pd.DataFrame) -> tuple[Figure, Axes]:
-    """A figure with a named row for each run."""
+def run_rows(summary: pd.DataFrame) -> tuple[Figure, Axes]:
+    """A figure with a named row for each run. summary: columns run and seeds, how many of them."""
     figure = Figure(figsize=(WIDTH, 0.7 + ROW * len(summary)), layout="constrained")
     axes: Axes = figure.subplots()
     names = [run + (" (1 seed)" if seeds == 1 else "") for run, seeds in zip(summary["run"], summary["seeds"], strict=True)]
@@ -70,7 +70,8 @@ def _rows(summary: pd.DataFrame) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _dot(axes: Axes, position: int, value: float, low: float, high: float, colour: str, filled: bool = True) -> None:
+def dot(axes: Axes, position: int, value: float, low: float, high: float, colour: str, filled: bool = True) -> None:
+    """A run's value and interval in its row; hollow if not filled."""
     axes.plot([low, high], [position] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot(value, position, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=5)
 

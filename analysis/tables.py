@@ -10,9 +10,9 @@ A number that does not exist prints as a dash with the reason below the table, n
 The notes file is a JSON object. `profile` ends every table; `runs` maps a run to a footnote it carries in every table,
 and a run with an injected bug (`grpo+stale_weights`) is refused without one. `groups` maps a heading to the runs under
 it, `columns` a heading to its benchmarks, which then have an average of their own; `baseline` is the run that others are
-compared with (default: the first row); `ablation` and `published` belong to those two modules. Any other key (`training`,
-`sampling`, ...) holds a text or a list of texts for the footer of the main table. The summary of the certificate stands
-under each.
+compared with (default: the first row); `ablation`, `published`, `title` and `about` belong to the modules `ablation`,
+`published` and `study`. Any other key (`training`, `sampling`, ...) holds a text or a list of texts for the footer of the
+main table. The summary of the certificate stands under each.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from analysis.scores import read_items, read_table
 
 CAPTION = "Accuracy by method and benchmark."
 STRUCTURED = ("groups", "columns", "ablation", "published")  # notes that are no texts
-OWN_NOTES = ("profile", "runs", "baseline", *STRUCTURED)  # notes with a place of their own
+OWN_NOTES = ("profile", "runs", "baseline", "title", "about", *STRUCTURED)  # notes with a place of their own
 
 
 def best_marks(printed: Sequence[str], runs: Sequence[str]) -> list[str]:
@@ -89,11 +89,16 @@ def main_table(evidence: Evidence, caption: str) -> Table:
         "by their printed digits, not by how sure they are; equal digits share." + unranked,
         f"±: half of the 95 % t interval of Avg. {evidence.seeds()}",
         evidence.sizes(),
-        *(f"{key.capitalize()}: {sentence(text)}" for key, text in evidence.notes.items() if key not in OWN_NOTES),
+        *settings(evidence.notes),
     )
     cells = frame(texts, index, titles)
     shown = tuple(groups) if len(evidence.columns) > 1 else ()
     return Table("main", caption, cells, frame(marks, index, titles), numbers, footer, evidence.rule, evidence.headings, shown)
+
+
+def settings(notes: dict[str, Any]) -> list[str]:
+    """What all rows share, from the notes without a place of their own."""
+    return [f"{key.capitalize()}: {sentence(text)}" for key, text in notes.items() if key not in OWN_NOTES]
 
 
 def frame(columns: Sequence[Sequence[str]], index: Sequence[str], titles: Sequence[str]) -> pd.DataFrame:
@@ -131,22 +136,40 @@ def interval_table(evidence: Evidence) -> Table:
 
 
 def _interval_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
-    baseline = evidence.baseline
     if gap := evidence.average_gap(run, evidence.columns[group]):
         return [DASH + notes.mark(gap)] * 8
-    row = evidence.summaries[group].loc[run].to_dict()
-    cells = [f"{row['mean']:.1f}", bracket(row["low"], row["high"], notes)]
+    table = evidence.summaries[group]
+    row = table.loc[run].to_dict()
+    cells = mean_cells(evidence, group, run, notes)
     one = "one training seed shows no spread over seeds"
     cells.append(DASH + notes.mark(one) if row["seeds"] == 1 else f"[{row['seed_low']:.1f}, {row['seed_high']:.1f}]")
-    if run == baseline:
-        return [*cells, *[""] * 5]
+    changes = difference_cells(evidence, group, run, notes)
     if pd.isna(row["difference"]):
-        return [*cells, *[DASH + notes.mark(f"{baseline} was not graded on every benchmark")] * 5]
+        return [*cells, *changes, changes[-1]]
+    single = 1 in (row["seeds"], table.loc[evidence.baseline, "seeds"])
+    return [*cells, *changes, DASH + notes.mark(one) if single else f"{row['improvement']:.2f}"]
+
+
+def mean_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
+    """The mean over a group of columns and its 95 % interval."""
+    if gap := evidence.average_gap(run, evidence.columns[group]):
+        return [DASH + notes.mark(gap)] * 2
+    row = evidence.summaries[group].loc[run].to_dict()
+    return [f"{row['mean']:.1f}", bracket(row["low"], row["high"], notes)]
+
+
+def difference_cells(evidence: Evidence, group: str, run: str, notes: Footnotes) -> list[str]:
+    """The paired difference to the baseline, its 95 % interval, p and p (Holm); empty for the baseline itself."""
+    if gap := evidence.average_gap(run, evidence.columns[group]):
+        return [DASH + notes.mark(gap)] * 4
+    if run == evidence.baseline:
+        return [""] * 4
+    row = evidence.summaries[group].loc[run].to_dict()
+    if pd.isna(row["difference"]):
+        return [DASH + notes.mark(f"{evidence.baseline} was not graded on every benchmark")] * 4
     interval = bracket(row["difference_low"], row["difference_high"], notes, signed)
-    single = 1 in (row["seeds"], evidence.summaries[group].loc[baseline, "seeds"])
-    better = DASH + notes.mark(one) if single else f"{row['improvement']:.2f}"
-    tests = [*(probability(row[p]) if row[p] == row[p] else DASH + notes.mark(NO_INTERVAL) for p in ("p", "p_holm")), better]
-    return [*cells, signed(row["difference"]), interval, *tests]
+    tests = (probability(row[p]) if row[p] == row[p] else DASH + notes.mark(NO_INTERVAL) for p in ("p", "p_holm"))
+    return [signed(row["difference"]), interval, *tests]
 
 
 def spread_text(half: float, notes: Footnotes) -> str:
