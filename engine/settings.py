@@ -10,7 +10,8 @@ class Settings:
 
     `schedule` is "constant" or "cosine" (down to a tenth); the first `warmup_updates` ramp up linearly. `micro_batch_tokens`
     bounds rows x longest row of one forward pass; it changes memory and speed, never the gradient, and neither do `packed`
-    (rows without padding), `zero_stage` and `offload` (the optimizer's state in the host's memory). `accumulation` says how
+    (rows without padding), `gradient_checkpointing` (activations of a layer are computed again in the backward pass),
+    `zero_stage` and `offload` (the optimizer's state in the host's memory). `accumulation` says how
     DeepSpeed is told that several backward passes make one step: "boundary" (on every micro-batch), "unmanaged" (its
     `managed_gradient_accumulation` switched off), or "unset" (not at all, as trainers with a varying
     number of micro-batches did). Every `term_norms_every` updates (0: never; nor with zero_stage 3) the norm of the gradient is
@@ -30,6 +31,7 @@ class Settings:
     offload: bool = False
     accumulation: str = "boundary"
     packed: bool = False
+    gradient_checkpointing: bool = False
     temperature: float = 1.0
     response_tokens: int = 1024
     device: str = "cpu"

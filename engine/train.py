@@ -41,6 +41,8 @@ class Trainer:
         if unknown := set(self.needs) - {"entropy"}:
             raise ValueError(f"method needs {sorted(unknown)}; the engine can provide: entropy")
         self.step = 0
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )

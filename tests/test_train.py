@@ -130,6 +130,19 @@ def test_zero_stages_agree(stage: int) -> None:
     assert_same_step(results[stage], results[2])
 
 
+def test_activations_computed_again_make_the_same_update() -> None:
+    """And they are computed again: each layer runs twice in an update."""
+    method, updated, calls = build("trapo", "matched"), {}, {}
+    for again in (False, True):
+        trainer = Trainer(small_model(), method, dataclasses.replace(SETTINGS, gradient_checkpointing=again), pad=0)
+        count = []
+        trainer.model.model.layers[0].self_attn.register_forward_hook(lambda *_, count=count: count.append(1))
+        assert trainer.update(trajectories())["grad_norm"] > 0
+        updated[again], calls[again] = weights(trainer), len(count)
+    assert calls[True] == 2 * calls[False] > 0
+    assert_same_step(updated[True], updated[False])
+
+
 def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
     """Seven trajectories in seven micro-batches over two gloo ranks: the last rank's last micro-batch is filling."""
     script = f"""
