@@ -37,7 +37,7 @@ class Study:
         return cls(
             name,
             settings["title"],
-            settings.get("about", ""),
+            settings["about"],
             runs,
             seeds,
             home,

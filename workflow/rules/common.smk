@@ -237,12 +237,12 @@ def study_arguments(study):
         for paper, method in papers.items()
     ]
     return [
-        *("--name", study.name, "--title", study.title),
+        *("--name", study.name, "--over", headline(PLAN)[0]),
         *("--runs", *(run.label for run in study.runs)),
         *("--baseline", study.baseline),
         *(["--axis", study.axis, *axis] if axis else []),
         *(["--published", "results/published", "--pairs", *pairs] if pairs else []),
-        *("--benchmarks", *benchmark_titles()),
+        *("--benchmarks", *headline_titles()),
     ]
 
 
