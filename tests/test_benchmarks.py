@@ -94,6 +94,9 @@ def test_columns_are_named_when_missing(tmp_path: Path) -> None:
     assert rows == [{**row, "id": f"sums-{i:04d}"} for i, row in enumerate(ROWS)]
     with pytest.raises(ValueError, match=r"benchmark sums, row 1 has no column 'answer'; it has question, final\. Correct"):
         benchmarks.build(entry(path, columns={"problem": "question", "answer": "answer"}))
+    with pytest.raises(ValueError, match=r"sums\.xml does not exist; check data_dir"):
+        benchmarks.build(entry(tmp_path / "sums.xml", columns={"problem": "question", "answer": "final"}))
+    (tmp_path / "sums.xml").write_text("<rows/>")
     with pytest.raises(ValueError, match=r"neither \.jsonl, \.parquet nor \.csv"):
         benchmarks.build(entry(tmp_path / "sums.xml", columns={"problem": "question", "answer": "final"}))
 
@@ -283,7 +286,7 @@ def test_the_list_shows_every_benchmark(shared: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines() if line[0] != " "] == list(CATALOGUE)
     assert (
-        done.stdout.count(" ok, gold patches: ") == 13
+        done.stdout.count(" ok, gold patches: ") == 15
         and done.stdout.count("MISSING here: ") == 2
         and "WRONG" not in done.stdout
     )
@@ -334,8 +337,9 @@ def test_what_a_configuration_changes_is_in_the_footer(config: dict) -> None:
 def test_an_exception_is_that_runs_alone(config: dict) -> None:
     asked = {"sft": {"template": "config/templates/luffy.txt", "grader": "plain"}}
     with_one, without = plan(config, evaluation={"exceptions": asked}), plan(config)
-    assert with_one.evaluation.of("sft") == {"template": "config/templates/luffy.txt", "grader": "plain"}
-    assert with_one.evaluation.of("base") == {"template": "config/templates/miniature.txt", "grader": "assay"}
+    usual = {"template": "config/templates/miniature.txt", "grader": "assay", "within_window": False}
+    assert with_one.evaluation.of("base") == usual
+    assert with_one.evaluation.of("sft") == {**usual, **asked["sft"]}
     assert json.loads(with_one.evaluation_spec("sft", 0))["template"] == "config/templates/luffy.txt"
     assert with_one.evaluation_spec("base", 0) == without.evaluation_spec("base", 0)  # nothing to generate again
     graded = plan(config, evaluation={"exceptions": {"sft": {"grader": "plain"}}})

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine import samples
 from engine.data import Template
 from engine.evaluate import grade
-from engine.grade import grader_version
+from engine.grade import Grader, grader_version
 from tests.conftest import ROOT
 
 ANSWERS = (  # completion, finish_reason, status, answer_class

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PUBLISHED = ("as_paper", "as_released")
 
 
-def layout(plan: "Plan", study: "Study | None") -> dict[str, Any]:
+def layout(plan: "Plan", study: "Study | None" = None) -> dict[str, Any]:
     """For the notes: groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
 
     Runs as labels, with the bug that may be injected. Raises ValueError for a run that is no row.

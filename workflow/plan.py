@@ -247,7 +247,8 @@ class Plan:
         bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
         settings = [f"{key} {value}" for key, value in self._overrides(run).items()]
         settings += [f"weights of {self.model(run.checkpoint)['name']}"] if run.checkpoint else []
-        return "; ".join(text for text in (*bug, ", ".join(settings)) if text)
+        cut = ["responses end where its window does"] if self.evaluation.of(run.clean)["within_window"] else []
+        return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
     def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
         run = self.run(label)
