@@ -38,7 +38,7 @@ SAMPLING = 0.47  # share of bandwidth and peak that sampling reaches
 REST = 0.09  # of sampling and updating together
 PUBLISHED = Path("results/published/cost/compute.csv")
 POLICY = POLICIES["a policy that is right every third time"]
-PROBLEMS, STEPS = 12, 6  # of the scripted run a method's habits are read from
+PROBLEMS, STEPS = 6, 4  # of the scripted run a method's habits are read from
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
             seconds += sampling_seconds(model, BYTES[train["dtype"]], gpu, rollouts, sampled / ranks, *limits, method.rounds)
         seconds *= train["updates"] * (1 + REST)
     size = BYTES[train["dtype"]]
+    state = 12 + (size if train["zero_stage"] < 3 else 0)  # master copy and moments; ZeRO-3 makes the weights from these
     resumable = train["checkpoint_every"] < train["updates"]
     return Cost(
         sampled=train["updates"] * sampled,
@@ -148,7 +149,7 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
         gpu_seconds=ranks * seconds if seconds is not None else None,
         clock=seconds,
         disk=size * count,
-        scratch=3 * (12 + size) * count if resumable else 0,  # two checkpoints are kept while a third is written
+        scratch=3 * state * count if resumable else 0,  # two checkpoints are kept while a third is written
     )
 
 
@@ -181,6 +182,7 @@ PRINTED = {
     "dtype": "bfloat16",
     "device": "cuda",
     "ranks": 8,
+    "zero_stage": 2,
     "term_norms_every": 0,
     "checkpoint_every": 500,
     "max_response_tokens": 8192,
