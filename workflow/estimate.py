@@ -18,7 +18,8 @@ The three constants are LUFFY's: 77 hours on 8 A100 for 500 updates of 128 x (7 
 as verl measured a synchronous 7B run: 321 s of generation, 286 s of update and 54 s of the rest in a step of 749 s. Its 88 s
 for log-probs of the old policy are left out: this engine has the sampler's. Nothing else is fitted; `calibration` compares the
 model with every published figure. Not modelled: starting a stage, writing checkpoints, an optimizer on the host, responses that
-grow while training, and transformers' sampler, which is several times slower on a GPU.
+grow while training, and transformers' sampler, which is several times slower on a GPU. The constants are those of a 7B model: a
+small one, whose kernels are over before the next is launched, reaches less and takes longer than this says.
 """
 
 import csv
