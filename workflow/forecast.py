@@ -174,7 +174,7 @@ def _times(plan: Plan, hardware: Hardware | None) -> str:
         f"Assumed: {hardware.response_tokens:,} tokens in a response and in a demonstration, at most the limit of the run; "
         f"updates at {TRAINING:.0%} of the peak, sampling at {SAMPLING:.0%} of peak and bandwidth, {REST:.0%} for the rest."
         f"{slow}\nCalibrated on the first line alone, without the pass for old log-probs, which this engine does not make; the "
-        f"others are checks (workflow/estimate.py).\n{aligned(table)}"
+        f"others are checks. Models much below 7B take longer than this (workflow/estimate.py).\n{aligned(table)}"
     )
 
 

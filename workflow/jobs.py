@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from engine import methods
@@ -59,7 +61,7 @@ def rows(plan: Plan) -> dict[str, list[int]]:
 
 def trainings(plan: Plan) -> list[Job]:
     """The training stages, a shared one once; those of different rows that cost the same stay apart."""
-    hardware, shape, sampler = declared(plan.config), models.shape(plan.config["model"]), plan.config["sampler"]
+    hardware, sampler = declared(plan.config), plan.config["sampler"]
     jobs: dict[tuple[str, str], Job] = {}
     for label, seeds in rows(plan).items():
         run = plan.run(label)
@@ -70,20 +72,26 @@ def trainings(plan: Plan) -> list[Job]:
             home = str(plan.stage_folder(run, stage, "*"))
             if (home, stage.name) not in jobs:
                 spec = json.loads(plan.stage_spec(label, seeds[0], stage.name))
-                jobs[home, stage.name] = _training(spec, shape, sampler, hardware, plan)
+                jobs[home, stage.name] = _training(spec, sampler, hardware, plan)
             jobs[home, stage.name].folders |= folders
             jobs[home, stage.name].rows.append(label)
     return list(jobs.values())
 
 
-def _training(spec: dict[str, Any], shape: Shape, sampler: str, hardware: Hardware | None, plan: Plan) -> Job:
-    train, method = spec["train"], spec["method"]
-    habit = habits(methods.build(method["name"], method["settings"], plan.folder))
+def _training(spec: dict[str, Any], sampler: str, hardware: Hardware | None, plan: Plan) -> Job:
+    train, habit = spec["train"], _habits(json.dumps(spec["method"]), plan.folder)
+    shape = models.shape(plan.config.get("checkpoints", {}).get(train.get("start"), spec["model"]))
 
     def again(settings: dict[str, Any]) -> Memory:
         return memory.of_training(shape, settings, sampler, habit.rollouts > 0, habit.entropy)
 
     return Job("train", [], stage_cost(train, habit, shape, hardware), again(train), shape, train, again, habit)
+
+
+@cache
+def _habits(method: str, folder: Path) -> Habits:
+    chosen = json.loads(method)
+    return habits(methods.build(chosen["name"], chosen["settings"], folder))
 
 
 def evaluations(plan: Plan) -> list[Job]:

@@ -67,7 +67,7 @@ def of_training(shape: Shape, train: dict[str, Any], sampler: str, samples: bool
     partitioned = size * share + size * min(BUCKET, count)
     gradients = {0: size * count + (4 * count if size == 2 else 0), 1: size * count}.get(stage, partitioned)
     tokens = max(train["micro_batch_tokens"], longest(train))
-    held = tokens * activations(shape, size, train["packed"], train.get("gradient_checkpointing", False))
+    held = activations(shape, size, tokens, train["packed"], train.get("gradient_checkpointing", False))
     logits = tokens * shape.vocabulary * (LOGITS_ENTROPY if entropy else LOGITS)
     norms = max(size * count, 2 * size * count - held - logits) if train["term_norms_every"] and stage < 3 else 0
     phases = {
@@ -96,15 +96,14 @@ def longest(train: dict[str, Any]) -> int:
     return train["max_prompt_tokens"] + train["max_response_tokens"]
 
 
-def activations(shape: Shape, size: int, packed: bool, checkpointing: bool) -> int:
-    """Bytes that one token of a micro-batch holds between forward and backward pass, the logits apart. Packed rows need a mask,
-    for which keys and values are repeated for every head."""
+def activations(shape: Shape, size: int, tokens: int, packed: bool, checkpointing: bool) -> int:
+    """What a micro-batch of `tokens` holds between forward and backward pass, the logits apart. Packed rows need a mask, which
+    each layer turns into numbers for itself, and for which keys and values are repeated for every head."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norm = (4 + 2 * size) * shape.hidden
-    attention = size * (2 * queries + 2 * (queries if packed else keys))
+    attention = size * (4 * queries + tokens if packed else 2 * queries + 2 * keys)
     layer = 2 * norm + attention + 4 * size * shape.intermediate
-    outside = norm + size * shape.hidden
-    return outside + (layer + shape.layers * size * shape.hidden if checkpointing else shape.layers * layer)
+    return tokens * (norm + (layer + shape.layers * size * shape.hidden if checkpointing else shape.layers * layer))
 
 
 def kv_bytes(shape: Shape, size: int) -> int:

@@ -69,7 +69,8 @@ def named(name: str, path: Path = CATALOGUE) -> dict[str, Any]:
 def shape(model: dict[str, Any], path: Path = CATALOGUE) -> Shape:
     """The shape of a configuration's `model`: of its catalogue entry, or of the config.json in its folder; with the window that
     the configuration gives it. Raises ValueError if neither says it."""
-    found = _shape(named(model["name"], path)["shape"]) if "name" in model else of_folder(Path(model["path"]))
+    known = model.get("name") in catalogue(path) or "path" not in model
+    found = _shape(named(model["name"], path)["shape"]) if known else of_folder(Path(model["path"]))
     return Shape(**{**asdict(found), "window": model.get("window", found.window)})
 
 
