@@ -33,8 +33,8 @@ Other presets: the ladder of the paper's Table 2, every step on the paper's sett
   luffy_loss            LUFFY's -p / (p + .1) on prefixes, weighted 1 like every prefix in the code; in LUFFY itself the weight
                         is the advantage of the demonstration, which is right, and so never negative
   sft_loss_as_released  the code's branch of that name, with the rest of the code: -log p on whole guided responses, own tokens
-                        included, which then leave the policy term. Its mean is over the tokens of an update, the code's
-                        over those of a micro-batch (one per GPU is assumed)
+                        included, which then leave the policy term; weight 1 against the sum over 8 sequences is 1 / 8. Its
+                        mean is over the tokens of an update, the code's over those of a micro-batch (one per GPU is assumed)
   fixed_prefix          the same micro-groups and ratios, but guided whatever the problem's rewards so far
 """
 
