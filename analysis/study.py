@@ -139,19 +139,12 @@ def _add_printed(columns: Columns, numbers: pd.DataFrame, theirs: pd.DataFrame, 
     """A column per paper; returns the lines that say what they hold."""
     lines = ["Printed: by others, in their words and by their protocol, the mean of the same benchmarks; not measured here."]
     for paper, own in theirs.set_index("run").groupby("paper", sort=False):
-        own = own.reindex(numbers.index)
+        texts = {run: _printed_cell(row, notes) for run, row in own.to_dict("index").items()}
+        columns.add(f"Printed\n{paper}", [texts.get(run, "") for run in numbers.index], "theirs")
         numbers[f"printed_{paper}"] = own["mean"]
-        texts = []
-        for row in own.to_dict("records"):
-            gap = f"{row['method']}: no mean of these benchmarks is printed"
-            known = f"{row['mean']:.1f}" + (notes.mark(f"{row['method']}: {row['note']}") if row["note"] else "")
-            texts.append(
-                "" if pd.isna(row["method"]) else known if row["mean"] == row["mean"] else render.DASH + notes.mark(gap)
-            )
-        columns.add(f"Printed\n{paper}", texts, "theirs")
         found = own[own["mean"].notna()]
-        sources = (f"{source} ({protocol})" for source, protocol in found[["source", "protocol"]].drop_duplicates().to_numpy())
-        lines += [f"{paper}: {sentence(list(sources))}"] if len(found) else []
+        sources = [f"{source} ({protocol})" for source, protocol in found[["source", "protocol"]].drop_duplicates().to_numpy()]
+        lines += [f"{paper}: {sentence(sources)}"] if sources else []
     return lines
 
 
