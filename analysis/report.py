@@ -2,8 +2,9 @@
 
     python -m analysis.report --home results/miniature --out results/miniature/report.html
 
-Question, tables, figures, certificate, costs, configuration, how to reproduce and how to cite. What is not built is named on
-the page, with the command that builds it.
+Question, tables, figures, studies, certificate, costs, configuration, how to reproduce and how to cite. What is not built is
+named on the page, with the command that builds it. A study is shown if --studies names its folder, which holds <name>.md,
+<name>.png and a notes.json with its `title` and `about`; the pilots of the paper have theirs here and among the captions.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import base64
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.certificate import read_certificate
 from analysis.page_tables import PageTable, read_markdown
+from analysis.tables import named
 
 TEMPLATE = "report.html.j2"
 TITLE = "Which way of mixing expert demonstrations with reinforcement learning actually works?"
@@ -34,7 +36,6 @@ TABLES = (
     ("costs", "Costs", "tables", ALL),
     ("responses", "Responses", "tables", ALL),
     ("arithmetic", "Arithmetic of the published tables", "tables", f"{ALL} arithmetic"),
-    ("bug_study", "Bug study", "bug_study", f"{ALL} bug_study"),
 )
 FIGURES = (
     ("averages", "Means", "figures", ALL),
@@ -45,56 +46,80 @@ FIGURES = (
     ("guidance", "Use of expert prefixes", "figures", ALL),
     ("terms", "Gradient norm of each part of the loss", "figures", ALL),
     ("weights", "Weights of expert tokens", "figures", ALL),
-    ("bug_study", "Bug study", "bug_study", f"{ALL} bug_study"),
 )
+STUDIES = (("bug_study", "Bug study", "bug_study", f"{ALL} bug_study"),)
+PILOTS = {
+    "fig2_prefix_pilot": "Pilot: how much of a demonstration helps",
+    "fig3_mixture_pilot": "Pilot: imitation and its trust region on a mixture of Gaussians",
+    "proposition": "Proposition 1, solved numerically",
+    "prefix_use_histogram": "How far demonstrations are shown",
+}
+SUFFIXES = (".csv", ".tex", ".md", ".pdf", ".png")  # of the files a section links to
 PIXELS = 200  # of a figure's PNG to the inch it is printed at
 
 
 @dataclass(frozen=True)
-class Section:
-    """A table or a figure of the page. missing: the command that builds it if it is not there, else "".
+class Picture:
+    """A figure's PNG in base64, with its width and height in inches."""
 
-    links: other files of it, relative to the page. data: a figure's PNG in base64, with its width and height in inches.
+    data: str
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table, a figure or both. missing: the command that builds them if neither is there, else "".
+
+    links: their files, relative to the page.
     """
 
     name: str
     title: str
     caption: str
     missing: str
-    links: tuple[str, ...] = ()
-    table: PageTable | None = None
-    data: str = ""
-    size: tuple[float, float] = (0.0, 0.0)
+    links: tuple[str, ...]
+    table: PageTable | None
+    picture: Picture | None
 
 
-def tables(home: Path, captions: Path, page: Path) -> list[Section]:
-    """The tables of a results folder, built or not."""
-    found = []
-    for name, title, folder, command in TABLES:
-        path = home / folder / f"{name}.md"
-        caption = read_caption(captions, name)
-        if not path.is_file():
-            found.append(Section(name, title, caption, command))
-            continue
-        links = _links(path, (".csv", ".tex", ".md"), page)
-        found.append(Section(name, title, caption, "", links, table=read_markdown(path)))
+def section(path: Path, title: str, caption: str, command: str, page: Path) -> Section:
+    """What stands at <path>.md and <path>.png, built or not."""
+    table, png = path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.png")
+    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    links = tuple(os.path.relpath(file, page.parent) for file in files if file.is_file())
+    shown = read_markdown(table) if table.is_file() else None
+    picture = read_png(png) if png.is_file() else None
+    return Section(path.name, title, caption, "" if shown or picture else command, links, shown, picture)
+
+
+def parts(home: Path, captions: Path, page: Path, studies: Mapping[str, Path]) -> dict[str, list[Section]]:
+    """Title of a part of the page -> its sections. studies: name -> folder, to be shown after our own."""
+    fixed = {"Tables": TABLES, "Figures": FIGURES, "Studies": STUDIES}
+    found = {
+        part: [
+            section(home / folder / name, title, read_caption(captions, name), command, page)
+            for name, title, folder, command in rows
+        ]
+        for part, rows in fixed.items()
+    }
+    for name, folder in studies.items():
+        title, caption = about(name, folder, captions)
+        found["Studies"].append(section(folder / name, title, caption, f"{ALL} {name}", page))
     return found
 
 
-def figures(home: Path, captions: Path, page: Path) -> list[Section]:
-    """The figures of a results folder, built or not."""
-    found = []
-    for name, title, folder, command in FIGURES:
-        path = home / folder / f"{name}.png"
-        caption = read_caption(captions, name)
-        if not path.is_file():
-            found.append(Section(name, title, caption, command))
-            continue
-        content = path.read_bytes()
-        links = _links(path, (".pdf", ".png"), page)
-        data = base64.b64encode(content).decode()
-        found.append(Section(name, title, caption, "", links, data=data, size=png_inches(content, path)))
-    return found
+def about(name: str, folder: Path, captions: Path) -> tuple[str, str]:
+    """Title and caption of a study; its name alone if it is not built. Raises ValueError if its notes lack either."""
+    if name in PILOTS:
+        return PILOTS[name], read_caption(captions, name)
+    path = folder / "notes.json"
+    if not path.is_file():
+        return name, ""
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in ("title", "about") if not notes.get(key)]:
+        raise ValueError(f"{path} has no {missing[0]!r}: say in the configuration what the study asks")
+    return notes["title"], notes["about"]
 
 
 def read_caption(folder: Path, name: str) -> str:
@@ -102,17 +127,13 @@ def read_caption(folder: Path, name: str) -> str:
     return " ".join((folder / f"{name}.rst").read_text(encoding="utf-8").replace("``", "").split())
 
 
-def png_inches(content: bytes, path: Path) -> tuple[float, float]:
-    """Width and height of a figure as printed. Raises ValueError if the file is no PNG."""
+def read_png(path: Path) -> Picture:
+    """A figure as printed. Raises ValueError if the file is no PNG."""
+    content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ValueError(f"{path} is no PNG: delete it and run its rule again")
     width, height = struct.unpack(">II", content[16:24])
-    return width / PIXELS, height / PIXELS
-
-
-def _links(path: Path, suffixes: Iterable[str], page: Path) -> tuple[str, ...]:
-    files = [path.with_suffix(suffix) for suffix in suffixes]
-    return tuple(os.path.relpath(file, page.parent) for file in files if file.is_file())
+    return Picture(base64.b64encode(content).decode(), width / PIXELS, height / PIXELS)
 
 
 def provenance(home: Path) -> dict[str, list[str]]:
@@ -176,23 +197,23 @@ def limits(certificate: dict[str, Any] | None, missing: Sequence[Section]) -> li
     return [*found, "A ranking holds for this model, these data and this budget; another scale can turn it round."]
 
 
-def render(home: Path, page: Path, captions: Path) -> str:
+def render(home: Path, page: Path, captions: Path, studies: Mapping[str, Path]) -> str:
     """The page as HTML, to be written to `page`. Raises ValueError if the folder holds nothing to report."""
     read = {name: home / name for name in ("certificate.json", "configuration.yaml")}
     audit = home / "audit" / "audit.json"
     certificate = read_certificate(read["certificate.json"]) if read["certificate.json"].is_file() else None
     stages = certificate["stages"] if certificate else []
-    shown_tables, shown_figures = tables(home, captions, page), figures(home, captions, page)
-    missing = [section for section in (*shown_tables, *shown_figures) if section.missing]
-    if len(missing) == len(shown_tables) + len(shown_figures):
+    shown = parts(home, captions, page, studies)
+    sections = [section for part in shown.values() for section in part]
+    missing = [section for section in sections if section.missing]
+    if len(missing) == len(sections):
         raise ValueError(f"{home} holds neither tables nor figures: build them first ({ALL})")
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(TEMPLATE).render(
         title=TITLE,
         profile=home.name,
-        tables=shown_tables,
-        figures=shown_figures,
+        parts=shown,
         facts=provenance(home),
         certificate=certificate,
         checks=list(dict.fromkeys(check["name"] for stage in stages for check in stage["checks"])),
@@ -209,10 +230,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__, formatter_class=text)
     parser.add_argument("--home", required=True, type=Path, help="the results folder, results/<profile>")
     parser.add_argument("--captions", type=Path, default=Path("workflow/report"), help="captions (default: %(default)s)")
+    parser.add_argument("--studies", nargs="*", default=[], metavar="NAME=FOLDER", help="studies and pilots, in order")
     parser.add_argument("--out", type=Path, help="the page (default: HOME/report.html)")
     arguments = parser.parse_args(argv)
     page = arguments.out or arguments.home / "report.html"
-    page.write_text(render(arguments.home, page, arguments.captions), encoding="utf-8")
+    studies = {name: Path(folder) for name, folder in named(arguments.studies).items()}
+    page.write_text(render(arguments.home, page, arguments.captions, studies), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     results/<profile>/<study>/{scores.csv,items.parquet,certificate.json,notes.json}   ->   <name>.{md,tex,txt,csv,png,pdf}
 
-The notes are those of `analysis.tables`, with two texts more: `title` and `about`, what the study asks and how. With --axis a
+The notes are those of `analysis.tables` with a `title`; what a study asks and how is in `about`, for the page. With --axis a
 setting has a value in some rows and the figure draws the mean over it; without, a row for each run. With --pairs the mean that
 a paper prints stands beside a run; nothing printed by others enters a number of ours.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from analysis.study_figures import Axis, axis_figure, row_figure
 from analysis.style import STYLE, save
 from analysis.tables import STRUCTURED, difference_cells, frame, mean_cells, named, read_notes, settings
 
-TEXTS = ("title", "about")  # notes that a study must have
 COSTS = {"sampled_tokens": "Sampled", "flops": "FLOPs"}
 SUMMARY = ["seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "p", "p_holm"]
 PRINTED = ["run", "paper", "method", "mean", "source", "protocol", "note"]
@@ -55,10 +55,9 @@ def read_axis(texts: Sequence[str], runs: Sequence[str]) -> Axis:
     for run, text in (pair.rpartition("=")[::2] for pair in pairs):
         if run not in runs:
             raise ValueError(f"--axis gives {label!r} of run {run!r}, which is no row: choose among {', '.join(runs)}")
-        try:
-            values[run] = float(text)
-        except ValueError as error:
-            raise ValueError(f"--axis gives run {run!r} the value {text!r}: expected a number") from error
+        if not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
+            raise ValueError(f"--axis gives run {run!r} the value {text!r}: expected a number")
+        values[run] = float(text)
     if not values:
         raise ValueError(f"--axis {label!r} names no run: add RUN=VALUE for at least one row")
     return Axis(label, values)
@@ -131,27 +130,19 @@ def study_table(
     numbers["certificates"] = evidence.certificates()
     footer = evidence.footer(notes, *lines, evidence.sizes(), *settings(evidence.notes))
     cells, marks = frame(columns.texts, index, columns.titles), frame(columns.marks, index, columns.titles)
-    caption = f"{evidence.notes['title']}: {evidence.notes['about']}"
-    return Table(name, caption, cells, marks, numbers, footer, evidence.rule)
+    return Table(name, sentence(evidence.notes["title"]), cells, marks, numbers, footer, evidence.rule)
 
 
 def _add_printed(columns: Columns, numbers: pd.DataFrame, theirs: pd.DataFrame, notes: Footnotes) -> list[str]:
     """A column per paper; returns the lines that say what they hold."""
     lines = ["Printed: by others, in their words and by their protocol, the mean of the same benchmarks; not measured here."]
     for paper, own in theirs.set_index("run").groupby("paper", sort=False):
-        own = own.reindex(numbers.index)
+        texts = {run: _printed_cell(row, notes) for run, row in own.to_dict("index").items()}
+        columns.add(f"Printed\n{paper}", [texts.get(run, "") for run in numbers.index], "theirs")
         numbers[f"printed_{paper}"] = own["mean"]
-        texts = []
-        for row in own.to_dict("records"):
-            gap = f"{row['method']}: no mean of these benchmarks is printed"
-            known = f"{row['mean']:.1f}" + (notes.mark(f"{row['method']}: {row['note']}") if row["note"] else "")
-            texts.append(
-                "" if pd.isna(row["method"]) else known if row["mean"] == row["mean"] else render.DASH + notes.mark(gap)
-            )
-        columns.add(f"Printed\n{paper}", texts, "theirs")
         found = own[own["mean"].notna()]
-        sources = (f"{source} ({protocol})" for source, protocol in found[["source", "protocol"]].drop_duplicates().to_numpy())
-        lines += [f"{paper}: {sentence(list(sources))}"] if len(found) else []
+        sources = [f"{source} ({protocol})" for source, protocol in found[["source", "protocol"]].drop_duplicates().to_numpy()]
+        lines += [f"{paper}: {sentence(sources)}"] if sources else []
     return lines
 
 
@@ -180,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scores", required=True, type=Path, help="the study's scores.csv of analysis.scores")
     parser.add_argument("--items", required=True, type=Path, help="its items.parquet of analysis.scores")
     parser.add_argument("--certificate", required=True, type=Path, help="its certificate, of analysis.certificate")
-    parser.add_argument("--notes", required=True, type=Path, help="its JSON notes, with `title` and `about`")
+    parser.add_argument("--notes", required=True, type=Path, help="its JSON notes, with `title`")
     parser.add_argument("--runs", required=True, nargs="+", metavar="RUN", help="rows in order; base goes first")
     parser.add_argument("--baseline", metavar="RUN", help="what differences are to (default: the first row)")
     parser.add_argument("--benchmarks", required=True, nargs="+", metavar="KEY=NAME", help="what the mean is over, in order")
@@ -203,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write(arguments: argparse.Namespace) -> None:
     """Table and figure of the study that the arguments of `main` describe. Raises ValueError on bad input."""
     notes = {key: value for key, value in read_notes(arguments.notes).items() if key not in (*STRUCTURED, "baseline")}
-    if missing := [key for key in TEXTS if not notes.get(key)]:
-        raise ValueError(f"{arguments.notes} has no {missing[0]!r}: say in the configuration what the study asks")
+    if not notes.get("title"):
+        raise ValueError(f"{arguments.notes} has no 'title': give the study one in the configuration")
     if arguments.baseline:
         notes["baseline"] = arguments.baseline
     scores, items, certificate = (

@@ -80,11 +80,14 @@ def axis_figure(evidence: Evidence, axis: Axis, theirs: pd.DataFrame | None, ove
             style["color"] = COLOURS[1] if BUG in alike.index[place] else COLOURS[0]
             axes.plot([value] * 2, [row["low"], row["high"]], linewidth=1.6, solid_capstyle="butt", **style)
             axes.plot(value, row["mean"], "o", markersize=5, **style)
+    ends = drawn.melt("value", ["mean", "low", "high"], value_name="points")[["value", "points"]]
+    axes.update_datalim(ends.dropna().to_numpy())  # what is moved aside does not do so by itself
     for place, (source, own) in enumerate(_sources(theirs)):
         at = own["run"].map(axis.values)
         if at.notna().any():
             shifted = _beside(axes, -APART if place % 2 else APART)
             handles[source] = axes.plot(at, own["mean"], transform=shifted, **_hollow(place))[0]
+            axes.update_datalim(pd.DataFrame({"at": at, "mean": own["mean"]}).dropna().to_numpy())
     if any(BUG in run for run in drawn.index):
         handles[BUGGY] = Line2D([], [], color=COLOURS[1], marker="o", markersize=5, linewidth=1.6)
     _scale(axes, values)
@@ -135,7 +138,7 @@ def _bands(axes: Axes, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
         colour = COLOURS[1 + place] if place else BASELINE
         if row["low"] == row["low"]:
             axes.axhspan(row["low"], row["high"], color=colour, alpha=0.12, linewidth=0, zorder=0)
-        line = axes.axhline(row["mean"], color=colour, linewidth=1, linestyle=LINES[1 + place % 4], zorder=0.5)
+        line = axes.axhline(row["mean"], color=colour, linewidth=1, linestyle=LINES[1 + place % 4], zorder=1)
         handles[str(run) + (" (baseline)" if run == baseline else "")] = line
     return handles
 
