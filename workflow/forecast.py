@@ -9,7 +9,7 @@ from workflow.hardware import CPU, Hardware, declared
 from workflow.jobs import Job
 from workflow.layout import headline
 from workflow.memory import GIB, RESERVE
-from workflow.plan import BASE, Plan
+from workflow.plan import Plan
 
 NOTHING = "-"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")  # powers of a thousand
@@ -17,14 +17,15 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")  # powers of a thousand
 
 def forecast(plan: Plan) -> str:
     """Rows, stages, samples, and the smallest difference between two rows that could be told from chance."""
-    stages = {folder for folder in plan.stage_folders(plan.runs) if f"/{BASE}/" not in folder}
+    stages = plan.stage_folders(plan.runs, plan.seeds, trained=True)
+    stages += [folder for study in plan.studies.values() for folder in plan.stage_folders(study.runs, study.seeds, trained=True)]
     each = sum(entry["size"] * entry["samples"] for entry in plan.benchmarks.values())
     rows, seeds = len(plan.runs), len(plan.seeds)
     tokens = plan.config["evaluation"]["max_new_tokens"]
     shown = headline(plan)[1].values()
     sizes, samples = ({entry["title"]: entry[name] for entry in shown} for name in ("size", "samples"))
     return (
-        f"{plan.config['profile']}: {rows} rows, {len(stages)} stages to train, {each:,} samples to evaluate a checkpoint, "
+        f"{plan.config['profile']}: {rows} rows, {len(set(stages))} stages to train, {each:,} samples to evaluate a checkpoint, "
         f"{each * rows * seeds:,} in all, of at most {tokens:,} tokens.\n{power.plan_text(sizes, samples, seeds)}"
     )
 

@@ -53,9 +53,9 @@ class Job:
 def rows(plan: Plan) -> dict[str, list[int]]:
     """Every row of the main tables and of the studies, with its seeds."""
     found = {run.label: set(plan.seeds) for run in plan.runs}
-    for study in plan.config.get("studies", {}).values():
-        for label in study["runs"]:
-            found.setdefault(label, set()).update(study.get("seeds") or plan.seeds)
+    for study in plan.studies.values():
+        for run in study.runs:
+            found.setdefault(run.label, set()).update(study.seeds)
     return {label: sorted(seeds) for label, seeds in found.items()}
 
 
@@ -65,7 +65,7 @@ def trainings(plan: Plan) -> list[Job]:
     jobs: dict[tuple[str, str], Job] = {}
     for label, seeds in rows(plan).items():
         run = plan.run(label)
-        for stage in () if label in plan.config.get("checkpoints", {}) else plan.stages(run):
+        for stage in plan.stages(run):
             if stage.method is None:
                 continue
             folders = {str(plan.stage_folder(run, stage, seed)) for seed in seeds}
@@ -80,7 +80,7 @@ def trainings(plan: Plan) -> list[Job]:
 
 def _training(spec: dict[str, Any], sampler: str, hardware: Hardware | None, plan: Plan) -> Job:
     train, habit = spec["train"], _habits(json.dumps(spec["method"]), plan.folder)
-    shape = models.shape(plan.config.get("checkpoints", {}).get(train.get("start"), spec["model"]))
+    shape = models.shape(spec["model"])
 
     def again(settings: dict[str, Any]) -> Memory:
         return memory.of_training(shape, settings, sampler, habit.rollouts > 0, habit.entropy)
@@ -100,7 +100,8 @@ def evaluations(plan: Plan) -> list[Job]:
     samples = sum(entry["size"] * entry["samples"] for entry in plan.benchmarks.values())
     jobs: dict[Shape, Job] = {}
     for label, seeds in rows(plan).items():
-        shape = models.shape(plan.config.get("checkpoints", {}).get(label, plan.config["model"]))
+        run = plan.run(label)
+        shape = models.shape(plan.model(run.checkpoint or plan.of_train(run)["start"]))
         if shape not in jobs:
 
             def again(changed: dict[str, Any], shape: Shape = shape) -> Memory:
@@ -115,15 +116,10 @@ def evaluations(plan: Plan) -> list[Job]:
 
 def copies(plan: Plan) -> Cost:
     """The base model, and published checkpoints, as stages of their own: their weights are copied once for each seed."""
-    size = memory.BYTES[plan.config["train"]["dtype"]]
-    found = rows(plan)
-    starts = {
-        BASE: plan.config["model"],
-        **{label: one for label, one in plan.config.get("checkpoints", {}).items() if label in found},
-    }
+    size, found = memory.BYTES[plan.config["train"]["dtype"]], rows(plan)
     costs = [
-        Cost(disk=size * models.shape(model).parameters).times(len(found.get(label, plan.seeds)))
-        for label, model in starts.items()
+        Cost(disk=size * models.shape(plan.model(label)).parameters).times(len(found.get(label, plan.seeds)))
+        for label in {BASE: 0, **plan.config["checkpoints"]}
     ]
     return sum(costs[1:], costs[0])
 

@@ -53,7 +53,7 @@ class Memory:
 
 def world(train: dict[str, Any]) -> int:
     """Processes of a stage on all its nodes, each with a GPU of its own where there are any."""
-    return train["ranks"] * train.get("nodes", 1)
+    return train["ranks"]
 
 
 def of_training(shape: Shape, train: dict[str, Any], sampler: str, samples: bool, entropy: bool) -> Memory:
