@@ -136,8 +136,13 @@ def problems(rows: Iterable[dict], tokenizer: Tokenizer, template: Template, lim
                     "raise it, or filter the data"
                 )
             demonstrations.append(tokens)
-        for token in {token for tokens in demonstrations for token in tokens} - blank.keys():
-            blank[token] = "\n\n" in tokenizer.decode([token])
-        breaks = tuple(tuple(i for i, token in enumerate(tokens) if blank[token]) for tokens in demonstrations)
+        breaks = tuple(paragraph_breaks(tokens, tokenizer, blank) for tokens in demonstrations)
         found.append(Problem(row["id"], prompt, str(row["answer"]), tuple(demonstrations), breaks))
     return found
+
+
+def paragraph_breaks(tokens: Sequence[int], tokenizer: Tokenizer, blank: dict[int, bool]) -> tuple[int, ...]:
+    """Indices of the tokens whose text holds a blank line; `blank` remembers the answer for every token that was seen."""
+    for token in set(tokens) - blank.keys():
+        blank[token] = "\n\n" in tokenizer.decode([token])
+    return tuple(i for i, token in enumerate(tokens) if blank[token])

@@ -74,34 +74,36 @@ def commit(path: Path) -> str:
 
 
 def _fetched(what: str, hub: dict, place: str | Path, download: Callable[[], Path]) -> Path:
-    from huggingface_hub import errors
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] (of the library the client uses)
 
     try:
         path = download()
-    except errors.GatedRepoError as error:
-        raise _error(what, hub, place, "is gated", "accept its terms on its page and set HF_TOKEN") from error
-    except errors.RepositoryNotFoundError as error:
-        raise _error(
-            what, hub, place, "is not on the hub: moved, deleted or private", "correct `id`, or set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise _error(what, hub, place, "does not exist: no such revision", "correct `revision`") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise _error(what, hub, place, "does not exist: no such file at this revision", "correct `file`") from error
-    except (  # HTTPError is that of whichever library the client itself uses
-        errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]
-        OSError,
-    ) as error:
-        refused = getattr(getattr(error, "response", None) or getattr(error.__cause__, "response", None), "status_code", 0)
-        if refused in (401, 403):
-            raise _error(what, hub, place, f"was refused ({refused})", "set HF_TOKEN to a token that may read it") from error
-        if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            raise _error(what, hub, place, "did not arrive: the hub does not answer", "it needs the network once") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _error(what, hub, place, f"did not arrive whole: {reason}", "run it again") from error
+    except (HTTPError, OSError) as error:
+        raise _error(what, hub, place, *_reason(error)) from error
     if not hub["revision"]:
         log.warning("WARNING: %s: no revision is pinned; read the newest, %s", what, commit(path))
     return path
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """What went wrong and what may help."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):  # before the next, which it is a kind of
+        return "is gated", "accept its terms on its page and set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is not on the hub: moved, deleted or private", "correct `id`, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "does not exist: no such revision", "correct `revision`"
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return "does not exist: no such file at this revision", "correct `file`"
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if response and response.status_code in (401, 403):
+        return f"was refused ({response.status_code})", "set HF_TOKEN to a token that may read it"
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return "did not arrive: the hub does not answer", "it needs the network once"
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"did not arrive whole: {first}", "run it again"
 
 
 def _error(what: str, hub: dict, place: str | Path, wrong: str, remedy: str) -> ValueError:

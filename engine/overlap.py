@@ -12,11 +12,14 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine import data
 from engine.benchmarks import normalised
 
 SIZE = 13
+KINDS = ("word for word", f"{SIZE} words in a row")
+Pair = tuple[int, int]  # positions of a training problem and of a tested one
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -27,12 +30,41 @@ def _runs(text: Sequence[str]) -> set[Sequence[str]]:
     return {text[i : i + SIZE] for i in range(len(text) - SIZE + 1)}
 
 
+def pairs(train: Iterable[str], tested: Iterable[str]) -> tuple[set[Pair], set[Pair]]:
+    """The pairs that are the same word for word, and those that share SIZE consecutive words."""
+    wholes: dict[Sequence[str], list[int]] = {}
+    runs: dict[Sequence[str], list[int]] = {}
+    for place, text in enumerate(map(words, tested)):
+        wholes.setdefault(text, []).append(place)
+        for run in _runs(text):
+            runs.setdefault(run, []).append(place)
+    same: set[Pair] = set()
+    sharing: set[Pair] = set()
+    for number, text in enumerate(map(words, train)):
+        same |= {(number, place) for place in wholes.get(text, ())}
+        sharing |= {(number, place) for run in _runs(text) for place in runs.get(run, ())}
+    return same, sharing
+
+
 def overlap(train: Iterable[str], tested: Iterable[str]) -> tuple[int, int]:
     """How many tested problems are a training problem word for word, and how many share SIZE consecutive words with one."""
-    seen = {words(text) for text in train}
-    runs = set().union(*map(_runs, seen))
-    asked = [words(text) for text in tested]
-    return sum(text in seen for text in asked), sum(not runs.isdisjoint(_runs(text)) for text in asked)
+    same, sharing = pairs(train, tested)
+    return len({place for _, place in same}), len({place for _, place in sharing})
+
+
+def report(rows: Sequence[dict], benchmarks: Iterable[Path]) -> dict[str, dict]:
+    """For every benchmark, by its file's name: its size, and the pairs of ids (training, tested) of either kind."""
+    train = [row["problem"] for row in rows]
+    found: dict[str, dict] = {}
+    for path in benchmarks:
+        tested = data.read_rows(path)
+        about: dict[str, Any] = {"problems": len(tested)}
+        both = pairs(train, [row["problem"] for row in tested])
+        for kind, same in zip(KINDS, both, strict=True):
+            about[f"tested, {kind}"] = len({place for _, place in same})
+            about[f"pairs, {kind}"] = sorted([rows[number]["id"], tested[place]["id"]] for number, place in same)
+        found[path.stem] = about
+    return found
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from engine import certificate as certificates
-from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds
+from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds, tokenised
 from engine.grade import Grader
 from engine.model import chat_template, refuse_untrainable
 from engine.reward import Reward
@@ -41,12 +41,8 @@ class Training:
         self.method = methods.build(spec["method"]["name"], spec["method"]["settings"], Path(spec["method"]["folder"]))
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.template = data.Template.read(Path(spec["template"]))
-        self.problems = data.problems(
-            data.read_rows(Path(spec["data"])),
-            self.tokenizer,
-            self.template,
-            shared["max_prompt_tokens"],
-            shared["max_response_tokens"],
+        self.problems = tokenised.load(
+            Path(spec["data"]), self.tokenizer, self.template, shared["max_prompt_tokens"], shared["max_response_tokens"]
         )
 
         def load() -> Any:

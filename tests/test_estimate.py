@@ -21,7 +21,7 @@ from engine.distributed import start_distributed
 from engine.sampler import Sampling
 from engine.sampler.vllm import needed
 from engine.settings import Settings
-from engine.stage import parameter_count
+from engine.model import parameter_count
 from engine.train import Trainer
 from engine.words import Problem, Rollout, Trajectory, own
 from tests.conftest import METHODS, ROOT
@@ -99,7 +99,7 @@ def test_parameters_of_a_folder_are_those_of_its_weights(tmp_path: Path, tied: b
     model = small(tie_word_embeddings=tied)
     assert shape_of(model, tmp_path).parameters == sum(p.numel() for p in model.parameters())
     base = ROOT / "miniature" / "base"
-    assert models.shape({"path": str(base)}).parameters == parameter_count(base / "model.safetensors")
+    assert models.shape({"path": str(base)}).parameters == parameter_count(base)
     assert models.shape({"path": str(base), "window": 99}).window == 99
 
 

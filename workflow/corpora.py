@@ -14,7 +14,7 @@ class Corpora:
     """The training data of a checked configuration. Raises ValueError for a corpus or a name that cannot be."""
 
     def __init__(self, config: dict[str, Any], catalogue: Path) -> None:
-        self._config, self._known = config, corpus.read_catalogue(catalogue)
+        self._config, self._known = config, corpus.catalogue(catalogue)
         if TRAIN in config["other_data"]:
             raise ValueError(f"other_data: {TRAIN!r} is what train_data is called; choose another name")
         self._sources = {TRAIN: config["train_data"], **config["other_data"]}
@@ -34,7 +34,7 @@ class Corpora:
 
     def files(self, name: str) -> list[str]:
         """What is here of a corpus to prepare."""
-        return corpus.local_files(self.spec(name))
+        return corpus.inputs(self.spec(name))
 
     def file_spec(self, name: str) -> dict[str, Any]:
         """What `engine.benchmarks build` needs for data that are used as they are."""

@@ -31,6 +31,7 @@ rule corpus:
         benchmarks=expand(f"{HOME}/data/{{name}}.jsonl", name=PLAN.benchmarks),
     output:
         data=f"{HOME}/data/{{name}}.jsonl",
+        tokens=f"{HOME}/data/{{name}}.tokens.arrow",
         source=f"{HOME}/data/{{name}}.source.json",
     log:
         f"{HOME}/logs/data/{{name}}.log",
