@@ -71,7 +71,7 @@ def commands(nodes: int, gpus: int) -> list[list[str]]:
             f"train.nodes {nodes} needs a Slurm job of {nodes} nodes (workflow/profiles/slurm), or ASSAY_NODES with a command "
             "for each node, such as 'ssh one; ssh two' (docs/clusters.md)"
         )
-    if (had := int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))) < nodes:
+    if (had := int(os.environ.get("SLURM_JOB_NUM_NODES", nodes))) < nodes:  # not everywhere said; then srun refuses
         raise ValueError(f"train.nodes is {nodes} and this Slurm job has {had}; ask for more (resources: nodes), or lower it")
     # Without their number, a step that shares the node of another one is given one GPU there (22.05).
     asked = [f"--gpus-per-node={gpus}"] if gpus else []

@@ -143,6 +143,7 @@ def test_ranks_and_nodes_that_cannot_be_had_are_refused(spec: dict, tmp_path: Pa
     with pytest.raises(ValueError, match=r"train.nodes 2 needs a Slurm job of 2 nodes .* or ASSAY_NODES"):
         nodes.commands(2, 0)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
     with pytest.raises(ValueError, match=r"train.nodes is 2 and this Slurm job has 1; ask for more"):
         nodes.commands(2, 0)
     monkeypatch.setenv("ASSAY_NODES", "ssh one;")

@@ -2,8 +2,8 @@
 
 import json
 import os
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -52,19 +52,24 @@ NodeName=one,two NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{second
 PartitionName=gpu Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 """
 SNAKEFILE = """
+GPUS = {"none": 0, "one": 1, "two": 2, "wide": 4, "cpus": 0}
+NODES = {"wide": 2, "cpus": 2}
 rule all:
-    input: "one.txt", "two.txt", "cpu.txt"
+    input: expand("{name}.txt", name=GPUS)
 rule train:
-    output: "{gpus}.txt"
-    wildcard_constraints: gpus="one|two"
-    resources: gpu=lambda wildcards: {"one": 1, "two": 2}[wildcards.gpus]
-    shell: "cd ROOT && PYTHON -m engine.lease --gpus {resources.gpu} --folder FOLDER/locks --"
-           " printenv SLURM_JOB_ID CUDA_VISIBLE_DEVICES > FOLDER/{output}"
-rule cpu:
-    output: "cpu.txt"
+    output: "{name}.txt"
     threads: 2
-    shell: "printenv SLURM_JOB_ID SLURM_CPUS_PER_TASK > {output}"
+    resources:
+        gpu=lambda wildcards: GPUS[wildcards.name],
+        nodes=lambda wildcards: NODES.get(wildcards.name, 1),
+        tasks=lambda wildcards: NODES.get(wildcards.name, 1),
+        mpi=lambda wildcards: "srun" if wildcards.name in NODES else "",
+    params:
+        here=lambda wildcards: GPUS[wildcards.name] // NODES.get(wildcards.name, 1)
+    shell: "cd ROOT && PYTHON -m engine.lease --gpus {params.here} --folder FOLDER/locks --"
+           " sh FOLDER/tell.sh > FOLDER/{output}"
 """
+TELL = "squeue --noheader --jobs $SLURM_JOB_ID --format '%i %D %C'; echo $CUDA_VISIBLE_DEVICES"  # number, nodes, CPUs; GPUs
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,11 @@ class Cluster:
         return self.call(*command, *arguments, folder=folder)
 
     def job(self, folder: Path, *command: str, gpus: int = 0) -> str:
-        """Submit a job of two nodes, in a step on the first as the profile's plugin starts it; returns its number."""
-        asked, step = ([f"--gpus={2 * gpus}"], [f"--gpus={gpus}"]) if gpus else ([], [])
-        script = folder / "job.sh"
-        line = " ".join(
-            map(nodes.shlex.quote, ["srun", "-n1", "--cpu-bind=q", "--cpus-per-task=1", *step, "--nodes=2", *command])
-        )
-        script.write_text(f"#!/bin/sh\n{line}\n")
+        """Submit a job of two nodes, which starts on the first as the profile's plugin lets it; returns its number."""
+        (folder / "job.sh").write_text(f"#!/bin/sh\n{shlex.join(command)}\n")
+        asked = [f"--gpus={2 * gpus}"] if gpus else []
         sent = ["sbatch", "--parsable", "--nodes=2", "--ntasks=2", "--cpus-per-task=1", "--mem=1000", *asked]
-        return self.call(*sent, f"--output={folder}/job.out", str(script)).strip()
+        return self.call(*sent, f"--output={folder}/job.out", str(folder / "job.sh")).strip()
 
     def state(self, job: str) -> str:
         return self.call("scontrol", "show", "job", job).split("JobState=")[1].split()[0]
@@ -162,13 +163,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             started.append(subprocess.Popen(daemon, env=made.environment, stdout=log, stderr=log))
             while daemon[0] == "munged" and not (munge / "socket").exists() and started[0].poll() is None:
                 time.sleep(0.05)
-        end = time.monotonic() + 60
-        while (
-            "idle" not in (seen := subprocess.run(["sinfo", "-h"], env=made.environment, capture_output=True, text=True).stdout)
-            or "2" not in seen
-        ):
-            assert time.monotonic() < end, (seen, (folder / "daemons.log").read_text()[-3000:])
+        for _ in range(300):
+            ready = subprocess.run(["sinfo", "-h", "-o", "%D %t"], env=made.environment, capture_output=True, text=True).stdout
+            if ready.split() == ["2", "idle"]:
+                break
             time.sleep(0.2)
+        else:
+            raise AssertionError(f"{ready}{(folder / 'daemons.log').read_text()[-3000:]}")
         yield made
         subprocess.run(["scancel", "--user=root"], env=made.environment, capture_output=True)
     finally:
@@ -177,17 +178,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             daemon.wait()
 
 
-def until(process: bool, what: str) -> None:
-    assert process, what
-
-
 def test_jobs_go_through_the_profile_each_with_its_own_gpus(cluster: Cluster, tmp_path: Path) -> None:
     text = SNAKEFILE.replace("ROOT", str(ROOT)).replace("PYTHON", sys.executable).replace("FOLDER", str(tmp_path))
     (tmp_path / "Snakefile").write_text(text)
+    (tmp_path / "tell.sh").write_text(TELL)
     cluster.snakemake("-s", str(tmp_path / "Snakefile"), folder=tmp_path)
-    told = {name: (tmp_path / f"{name}.txt").read_text().split() for name in ("one", "two", "cpu")}
-    assert len({job for job, _ in told.values()}) == 3  # three jobs of Slurm
-    assert told["one"][1] in ("0", "1") and told["two"][1] == "0,1" and told["cpu"][1] == "2"
+    told = {name: (tmp_path / f"{name}.txt").read_text().split() for name in ("none", "one", "two", "wide", "cpus")}
+    assert len({job for job, *_ in told.values()}) == 5  # jobs of Slurm
+    assert [told[name][1:] for name in ("none", "cpus")] == [["1", "2"], ["2", "4"]]  # nodes, CPUs
+    assert told["one"][1:] in (["1", "8", "0"], ["1", "8", "1"])  # CPUs as many as its GPUs want
+    assert told["two"][1:] == ["1", "16", "0,1"] and told["wide"][1:] == ["2", "32", "0,1"]
 
 
 def test_a_stage_of_the_workflow_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_cancelled_job_leaves_nothing_and_resumes(cluster: Cluster, spec: dict
 
 
 def test_every_node_of_a_stage_has_all_its_gpus(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the first, which another step of the job is on."""
+    """Also the first, where the stage is already."""
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     (command,) = nodes.commands(2, 2)
