@@ -57,8 +57,8 @@ def interface(target: str) -> str:
     return next(name for name, known in psutil.net_if_addrs().items() if own in (one.address.split("%")[0] for one in known))
 
 
-def commands(nodes: int) -> list[list[str]]:
-    """What starts a launcher on every node. Raises ValueError if there are not that many nodes."""
+def commands(nodes: int, gpus: int) -> list[list[str]]:
+    """What starts a launcher on every node, with `gpus` GPUs on each. Raises ValueError if there are not that many nodes."""
     launcher = [sys.executable, "-m", "engine.ranks"]
     if given := os.environ.get("ASSAY_NODES"):
         prefixes = [shlex.split(prefix) for prefix in given.split(";") if prefix.strip()]
@@ -71,18 +71,21 @@ def commands(nodes: int) -> list[list[str]]:
             f"train.nodes {nodes} needs a Slurm job of {nodes} nodes (workflow/profiles/slurm), or ASSAY_NODES with a command "
             "for each node, such as 'ssh one; ssh two' (docs/clusters.md)"
         )
-    if (had := int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))) < nodes:
+    if (had := int(os.environ.get("SLURM_JOB_NUM_NODES", nodes))) < nodes:  # not everywhere said; then srun refuses
         raise ValueError(f"train.nodes is {nodes} and this Slurm job has {had}; ask for more (resources: nodes), or lower it")
-    return [["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *STEP, *launcher]]
+    # Without their number, a step that shares the node of another one is given one GPU there (22.05).
+    asked = [f"--gpus-per-node={gpus}"] if gpus else []
+    return [["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *asked, *STEP, *launcher]]
 
 
-def run(nodes: int, work: dict[str, Any]) -> bool:
-    """Run launchers on all nodes until their work is done; False if one of them failed, and then all have been ended."""
+def run(nodes: int, gpus: int, work: dict[str, Any]) -> bool:
+    """Run launchers on all nodes, with `gpus` GPUs each, until their work is done; False if one of them failed, and then all have been ended."""
     environment = {name: value for name, value in os.environ.items() if name in JOB or not name.startswith(("SLURM_", "SRUN_"))}
     line = json.dumps({**work, "environment": environment}).encode() + b"\n"
     # In a session of their own: a SIGINT from the terminal is for the stage, which ends them in order.
     launchers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True) for command in commands(nodes)
+        subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        for command in commands(nodes, gpus)
     ]
     try:
         for launcher in launchers:

@@ -83,7 +83,9 @@ def train(spec: dict, out: Path, parts: dict, log_to: Sequence[str] = ()) -> dic
     work = {"spec": spec, "out": str(out), "parts": parts, "log_to": list(log_to)}
     if machines == 1:
         run_here(place, work)
-    elif not nodes.run(machines, {**work, "place": asdict(place)}):
+        return record.read_json(out / "certificate.json")
+    gpus = place.count if spec["train"]["device"] == "cuda" else 0
+    if not nodes.run(machines, gpus, {**work, "place": asdict(place)}):
         raise RankError(f"the ranks on one of {machines} nodes failed; it said why above")
     return record.read_json(out / "certificate.json")
 

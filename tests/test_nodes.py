@@ -141,15 +141,16 @@ def test_ranks_and_nodes_that_cannot_be_had_are_refused(spec: dict, tmp_path: Pa
     with pytest.raises(ValueError, match=r"train.ranks 3 is the number of processes on all train.nodes 2.*a multiple of 2"):
         ranks.train(on_two(spec, ranks=3, nodes=2), tmp_path, {})
     with pytest.raises(ValueError, match=r"train.nodes 2 needs a Slurm job of 2 nodes .* or ASSAY_NODES"):
-        nodes.commands(2)
+        nodes.commands(2, 0)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
     with pytest.raises(ValueError, match=r"train.nodes is 2 and this Slurm job has 1; ask for more"):
-        nodes.commands(2)
+        nodes.commands(2, 0)
     monkeypatch.setenv("ASSAY_NODES", "ssh one;")
     with pytest.raises(ValueError, match=r"train.nodes is 2 and ASSAY_NODES has 1 commands"):
-        nodes.commands(2)
+        nodes.commands(2, 0)
     monkeypatch.setenv("ASSAY_NODES", "ssh -x one; ssh two")
-    assert [command[:3] for command in nodes.commands(2)] == [["ssh", "-x", "one"], ["ssh", "two", "env"]]
+    assert [command[:3] for command in nodes.commands(2, 0)] == [["ssh", "-x", "one"], ["ssh", "two", "env"]]
 
 
 def test_an_address_that_other_nodes_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
