@@ -39,17 +39,17 @@ OUTPUTS = ("model", "metrics.jsonl", "timings.jsonl", "certificate.json")
 
 def identity(spec: dict) -> dict[str, Any]:
     """Everything that determines a stage's result, by name: its digest is the stage's name tag."""
-    # Two runs may share a stage; what is published is not trained.
-    unused = ("run",) if spec["method"] else ("run", "train")
+    # Two runs may share a stage; what is published is neither trained nor sampled from.
+    unused = ("run",) if spec["method"] else ("run", "train", "data", "sampler")
     parts = {
         "spec": {key: value for key, value in spec.items() if key not in unused},
         "engine": record.fingerprint(Path(__file__).parent),
-        "data": record.file_sha256(Path(spec["data"])),
         "template": record.file_sha256(Path(spec["template"])),
-        "grader": grader_version(),
         "packages": {name: version(name) for name in PACKAGES} | packages(spec["sampler"]),
     }
     if spec["method"]:
+        parts["data"] = record.file_sha256(Path(spec["data"]))
+        parts["grader"] = grader_version()
         parts["method"] = record.file_sha256(Path(spec["method"]["folder"]) / f"{spec['method']['name']}.py")
     else:
         parts["model"] = model.digests(model.source(spec["model"]))
