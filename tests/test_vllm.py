@@ -26,7 +26,7 @@ from engine.integrity import difference
 from engine.model import positioned, weight_files
 from engine.sampler import Request, SamplerError, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
-from engine.sampler.vllm import VllmSampler, imported, named_weights
+from engine.sampler.vllm import VllmSampler, _engine_errors, imported, named_weights
 from engine.settings import Settings
 from engine.train import Trainer
 from engine.words import Problem, Sample, Trajectory, expert
@@ -101,8 +101,16 @@ def greedily(one, others: list, requests: list[Request]) -> None:
             assert theirs.logp == pytest.approx(ours.logp, abs=CLOSE) and theirs.finish_reason == ours.finish_reason
 
 
+def test_out_of_memory_names_the_size_of_the_cache() -> None:
+    said = "out of memory with sample_batch_tokens 65536"
+    with pytest.raises(ValueError, match=said), _engine_errors("did not start", SAMPLING):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(SamplerError, match="vLLM's engine did not start: no kernel"), _engine_errors("did not start", SAMPLING):
+        raise RuntimeError("no kernel")
+
+
 def test_a_prepared_base_in_shards_is_what_transformers_reads(problems, tmp_path: Path) -> None:
-    """Rotary base, window and shards: the engine that starts from the folder agrees with transformers, and not with the base."""
+    """Rotary base, window and shards: the engine that starts from the folder agrees with transformers, not with the base."""
     folder = tmp_path / "prepared"
     whole: Any = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     whole.save_pretrained(folder, max_shard_size="800KB")
