@@ -53,16 +53,24 @@ def table(name: str, runs: dict[str, list[str]], footer: tuple[str, ...] = ("A f
     return Table(name, "Accuracy.", cells, marks, cells.copy(), footer, rule=False)
 
 
+def picture(path: Path) -> None:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    save(figure, path)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A results folder with one table, two figures, a certificate and the provenance of both."""
+    """A results folder with one table, two figures, a study, a pilot, a certificate and the provenance of both."""
     folder = tmp_path / "results" / "mini"
     rows = {"base": ["9.5", f"{DASH}¹"], "sft": ["10.2", "1,000.0"], "grpo": [f"{MINUS}3.0", "<0.1"]}
     render.write(table("main", rows, (f"Trained with {EVIL}.", "Plain.")), folder / "tables")
     for name in ("averages", "training"):
-        figure = Figure(figsize=(2, 1))
-        figure.subplots().plot([1, 2])
-        save(figure, folder / "figures" / name)
+        picture(folder / "figures" / name)
+    render.write(table("sweep", {"a": ["1.0", "2.0"]}), folder / "sweep")
+    picture(folder / "sweep" / "sweep")
+    (folder / "sweep" / "notes.json").write_text(json.dumps({"title": "A sweep", "about": "What alpha does."}))
+    picture(folder / "pilots" / "fig2_prefix_pilot")
     stages = [certificate.read_stage(write_certificate(folder, run, 0, "train", fails)) for run, fails in RUNS.items()]
     (folder / "certificate.json").write_text(json.dumps(certificate.assemble(stages, [])))
     made = {
@@ -86,7 +94,9 @@ RUNS = {"sft": (), "grpo+stale": ("canary",)}
 
 
 def build(home: Path) -> str:
-    report.main(["--home", str(home), "--captions", str(CAPTIONS)])
+    shown = {"sweep": "sweep", "fig2_prefix_pilot": "pilots", "later": "later"}
+    studies = [f"{name}={home / folder}" for name, folder in shown.items()]
+    report.main(["--home", str(home), "--captions", str(CAPTIONS), "--studies", *studies])
     return (home / "report.html").read_text(encoding="utf-8")
 
 
@@ -164,14 +174,14 @@ def test_the_page_needs_no_other_file_and_is_accessible(home: Path) -> None:
     page = build(home)
     outline = Outline()
     outline.feed(page)
-    assert len(outline.alts) == 2 and all(outline.alts)
+    assert len(outline.alts) == 4 and all(outline.alts)
     assert all(source.startswith("data:") for source in outline.loads) and "@import" not in page and "url(" not in page
     assert outline.lang == "en" and outline.unscoped == 0
     assert len(outline.ids) == len(set(outline.ids))
     inside = [link[1:] for link in outline.links if link.startswith("#")]
     assert len(inside) >= 6 and set(inside) <= set(outline.ids)
     outside = [link for link in outline.links if not link.startswith("#")]
-    assert "figures/averages.pdf" in outside and "tables/main.tex" in outside
+    assert {"figures/averages.pdf", "tables/main.tex", "sweep/sweep.csv", "sweep/sweep.png"} <= set(outside)
     assert all((home / link).is_file() for link in outside if not link.startswith(("certificate", "audit")))
 
 
@@ -179,6 +189,23 @@ def test_text_from_files_stays_text(home: Path) -> None:
     page = build(home)
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 2  # a footnote and the configuration
     assert EVIL not in page
+
+
+def test_a_study_shows_its_question_table_and_figure(home: Path) -> None:
+    page = build(home)
+    studies = page[page.index('<section id="studies"') : page.index('<section id="certificate"')]
+    titles = re.findall(r"<h3[^>]*>(.*?)</h3>", studies)
+    assert titles == ["Bug study", "A sweep", report.PILOTS["fig2_prefix_pilot"], "later"]
+    assert "<p>What alpha does.</p>" in studies and studies.count("<table") == 1 and studies.count("<img") == 2
+    assert report.read_caption(CAPTIONS, "fig2_prefix_pilot") in studies
+    assert "Not built: later. <code>snakemake --cores all later</code>" in studies
+    assert "later" in page[page.index('id="limits-title"') :]
+
+
+def test_a_study_without_a_word_about_it_is_refused(home: Path) -> None:
+    (home / "sweep" / "notes.json").write_text(json.dumps({"title": "A sweep"}))
+    with pytest.raises(ValueError, match=r"notes\.json has no 'about': say in the configuration what the study asks"):
+        build(home)
 
 
 def test_what_is_not_built_is_named_with_its_command(home: Path) -> None:
@@ -214,14 +241,15 @@ def test_the_same_files_give_the_same_page(home: Path) -> None:
 
 def test_an_empty_folder_and_a_broken_figure_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds neither tables nor figures: build them first"):
-        report.render(tmp_path / "nothing", tmp_path / "report.html", CAPTIONS)
+        report.render(tmp_path / "nothing", tmp_path / "report.html", CAPTIONS, {})
     (home / "figures" / "averages.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"averages\.png is no PNG"):
         build(home)
 
 
 def test_every_part_has_a_caption() -> None:
-    for name, *_ in (*report.TABLES, *report.FIGURES):
+    names = [name for name, *_ in (*report.TABLES, *report.FIGURES, *report.STUDIES)]
+    for name in (*names, *report.PILOTS, "study"):
         assert len(report.read_caption(CAPTIONS, name)) > 40
 
 
@@ -246,8 +274,8 @@ def test_a_browser_shows_everything_and_sorts(home: Path, width: int) -> None:
     build(home)
     found = seen(home / "report.html", width)
     assert found["errors"] == [] and found["fetched"] == []
-    assert len(found["widths"]) == 2 and min(found["widths"]) > 100
-    assert found["tables"] == 3  # accuracy, checks by stage, provenance
+    assert len(found["widths"]) == 4 and min(found["widths"]) > 100
+    assert found["tables"] == 4  # accuracy, the study, checks by stage, provenance
     assert found["names"]
     given, falling, rising, named = found["orders"]
     assert given == ["base", "sft", "grpo"]
