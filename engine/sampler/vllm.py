@@ -163,6 +163,7 @@ class VllmSampler:
 
         with _engine_errors("did not take the trainer's weights", self.sampling):
             if self._asleep:
+                torch.cuda.empty_cache()  # what torch keeps after an update is memory that vLLM needs now; nothing on CPUs
                 self._llm.wake_up(tags=["weights"])
             # Given an iterator: without arguments vLLM would read the files it started from once more.
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})

@@ -132,7 +132,7 @@ rule report:
     input:
         tables=rules.tables.output,
         figures=rules.figures.output,
-        papers=lambda wildcards: PAPER_TABLES,
+        papers=lambda wildcards: [*PAPER_TABLES, *STUDIES, *PILOTS],
         graders=rules.grader_audit.output.summary,
         certificate=f"{HOME}/certificate.md",
         template="analysis/report.html.j2",
@@ -153,13 +153,15 @@ rule report:
         "../envs/assay.yaml"
     params:
         analysis=ANALYSIS,
+        studies=[f"{name}={HOME}/{name}" for name in PLAN.studies]
+        + [f"{name}={HOME}/pilots" for name in config["pilots"]],
         # a function: what is in its braces is no wildcard
         configuration=lambda wildcards: yaml.safe_dump(
             dict(config), sort_keys=False, allow_unicode=True, width=120
         ),
     shell:
         "printf '%s' {params.configuration:q} > {output.configuration};"
-        " python -m analysis.report --home $(dirname {output.page}) --out {output.page}"
+        " python -m analysis.report --home $(dirname {output.page}) --out {output.page} --studies {params.studies}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
         " --about $about"
 
