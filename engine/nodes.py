@@ -79,7 +79,7 @@ def commands(nodes: int, gpus: int) -> list[list[str]]:
 
 
 def run(nodes: int, gpus: int, work: dict[str, Any]) -> bool:
-    """Run launchers on all nodes, with `gpus` GPUs each, until their work is done; False if one of them failed, and then all have been ended."""
+    """Run launchers on all nodes, with `gpus` GPUs each, until their work is done; False if one failed, and all were ended."""
     environment = {name: value for name, value in os.environ.items() if name in JOB or not name.startswith(("SLURM_", "SRUN_"))}
     line = json.dumps({**work, "environment": environment}).encode() + b"\n"
     # In a session of their own: a SIGINT from the terminal is for the stage, which ends them in order.
