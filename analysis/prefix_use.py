@@ -62,7 +62,7 @@ def by_part(use: pd.DataFrame) -> pd.DataFrame:
     A part without guidance shows nothing: NaN.
     """
     sums = use.assign(weighted=100 * use["shown"] * use["rollouts"]).groupby(PLACE, sort=False).sum()
-    sums["shown"] = sums["weighted"] / sums["rollouts"].where(sums["rollouts"] > 0)
+    sums["shown"] = sums["weighted"] / sums["rollouts"]
     means = sums.groupby(["run", "part"], sort=False)[["rollouts", "shown"]].mean()
     return means.rename(columns={"rollouts": "guided"})
 
