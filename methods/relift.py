@@ -14,7 +14,9 @@ What the code does differently (`as_released` takes over the first two):
   coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which Adam hides but for clipping and weight decay
   entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64); left out where it imitates
   updates      imitates in between; here an imitation takes one of the run's updates, and that update's problems are passed by
-  optimizer    a second AdamW for imitation; here both kinds share one optimizer, and so its moments
+  optimizer    a second AdamW for imitation; here both kinds share one, and so its moments. That is no detail: an imitation's
+               gradient is hundreds of times longer, and its squares then shorten every step of reinforcement for long.
+               A `coefficient` that gives both kinds gradients of one length comes nearest to the code
   clipping     gradient norm .7 for reinforcement and 1 for imitation; here the run's one `clip_gradient`
 The paper is said to collect demonstrations online; code and this file take those of the data.
 """
