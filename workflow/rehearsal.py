@@ -21,7 +21,7 @@ PROBLEMS = 12  # of each benchmark
 
 # Shared settings that are replaced outright, and those that may only become smaller.
 CPU = {"device": "cpu", "dtype": "float32", "sample_batch_tokens": 65536}
-TRAIN = {**CPU, "max_prompt_tokens": 128, "max_response_tokens": 80, "micro_batch_tokens": 1024, "ranks": 1, "nodes": 1}
+TRAIN = {**CPU, "max_prompt_tokens": 512, "max_response_tokens": 80, "micro_batch_tokens": 1024, "ranks": 1, "nodes": 1}
 EVALUATION = {**CPU, "max_prompt_tokens": 2048, "max_new_tokens": 48, "problems": PROBLEMS}
 DATA = {"openr1_46k": "miniature_openr1", "openr1_48k_complement": "miniature_complement", "openr1_46k_weak": "miniature_weak"}
 AT_MOST = {"updates": 2, "prompts_per_update": 4, "warmup_updates": 1, "checkpoint_every": 1}
