@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import provenance, record, stage, verify
+from engine import model, provenance, record, stage, verify
 from tests.conftest import METHODS, ROOT
 
 BASE = {
@@ -227,10 +227,10 @@ def test_another_package_version_is_named_once_for_all_stages(results: Path, mon
 
 
 def test_another_engine_and_another_base_model_are_found(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fingerprint = record.fingerprint
+    fingerprint, digests = record.fingerprint, model.digests
     monkeypatch.setattr(record, "fingerprint", lambda folder, *pattern: f"another {fingerprint(folder, *pattern)}")
-    model = str(ROOT / "miniature" / "base")
-    assert found(results) == [("source", "engine", ""), ("source", "model", model), ("source", "engine", "")]
+    monkeypatch.setattr(model, "digests", lambda folder: {**digests(folder), "tokenizer.json": "another"})
+    assert found(results) == [("source", "engine", ""), ("source", "model", "tokenizer.json"), ("source", "engine", "")]
 
 
 def test_a_parent_made_again_is_found(results: Path) -> None:
