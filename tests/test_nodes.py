@@ -84,8 +84,11 @@ def cable() -> Iterator[Cable]:
             ip("netns", "del", name)
 
 
-def on_two_nodes(spec: dict) -> dict:
-    return on_two(spec, nodes=2)
+LONG = {"updates": 1000}  # a stage that does not end by itself while a test looks
+
+
+def on_two_nodes(spec: dict, **changes) -> dict:
+    return on_two(spec, nodes=2, **changes)
 
 
 def until_trained(out: Path, process: subprocess.Popen) -> None:
@@ -113,7 +116,7 @@ def test_two_nodes_do_what_two_ranks_on_one_do(spec: dict, tmp_path: Path, cable
 def test_a_stage_that_ends_leaves_nothing_on_any_node(spec: dict, tmp_path: Path, cable: Cable, how: str) -> None:
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests
-    process = cable.start(on_two_nodes(spec), tmp_path / "out")
+    process = cable.start(on_two_nodes(spec, **LONG), tmp_path / "out")
     signal.signal(signal.SIGINT, before)
     until_trained(tmp_path / "out", process)
     running = [cable.processes(0), cable.processes(1)]
@@ -125,7 +128,7 @@ def test_a_stage_that_ends_leaves_nothing_on_any_node(spec: dict, tmp_path: Path
 
 
 def test_a_killed_rank_on_another_node_ends_the_stage(spec: dict, tmp_path: Path, cable: Cable) -> None:
-    process = cable.start(on_two_nodes(spec), tmp_path / "out")
+    process = cable.start(on_two_nodes(spec, **LONG), tmp_path / "out")
     until_trained(tmp_path / "out", process)
     running = [cable.processes(0), cable.processes(1)]
     next(each for each in running[1] if "--multiprocessing-fork" in each.cmdline()).kill()
