@@ -7,6 +7,9 @@ snakemake -n                                                  the plan only
 snakemake --cores all --config inject=mean_of_means           every row trained with a known bug (config/bugs.yaml), and marked
 snakemake --cores all bug_study                               how far each known bug moves each method
 snakemake --cores all pretrain                                the miniature base model, from scratch
+snakemake --cores all --configfile config/paper.yaml table1   one table of the paper; so table2_ablation, fig2_prefix_pilot,
+    fig3_mixture_pilot, fig4_dynamics, fig6_passk, prefix_use_histogram, proposition, and every study by its name
+snakemake --cores all --configfile config/paper.yaml --config rehearse=true    every rule of it, with the miniature
 """
 
 import os
@@ -15,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from snakemake.resources import Resource
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -39,6 +43,12 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/papers.smk"
+
+
+# On this machine no more jobs at a time than it has GPUs for; which ones each gets is the lease's business (engine/lease.py).
+if workflow.local_exec and "gpu" not in workflow.global_resources:
+    if gpus := config["hardware"].get("gpus"):
+        workflow.global_resources["gpu"] = Resource("gpu", gpus)
 
 
 rule all:

@@ -72,9 +72,18 @@ def stage_data(wildcards):
 
 
 def stage_gpus(wildcards):
-    """Devices of a stage; none where it trains on the CPU."""
+    """Devices of a stage, on all its nodes together; none where it trains on the CPU."""
     train = json.loads(stage_spec(wildcards))["train"]
-    return train["ranks"] // train["nodes"] if train["device"] == "cuda" else 0
+    return train["ranks"] if train["device"] == "cuda" else 0
+
+
+def stage_nodes(wildcards):
+    return json.loads(stage_spec(wildcards))["train"]["nodes"]
+
+
+def stage_starter(wildcards):
+    """Where a stage has several nodes, Slurm must start it in the job itself, not in a step of one node."""
+    return "srun" if stage_nodes(wildcards) > 1 else ""
 
 
 def evaluation_gpus(wildcards):

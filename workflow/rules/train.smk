@@ -64,13 +64,17 @@ rule train:
     threads: stage_ranks
     resources:
         gpu=stage_gpus,
+        nodes=stage_nodes,
+        tasks=stage_nodes,
+        mpi=stage_starter,
     params:
         spec=stage_spec,
+        gpus_here=lambda wildcards: stage_gpus(wildcards) // stage_nodes(wildcards),
         touched=method_time,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m engine.lease --gpus {resources.gpu} -- python -m engine.stage --out {params.folder} --spec {params.spec:q}"
+        "python -m engine.lease --gpus {params.gpus_here} -- python -m engine.stage --out {params.folder} --spec {params.spec:q}"
         " --log-to $log_to 2>&1 | tee {log}"
 
 
