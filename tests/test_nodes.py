@@ -122,7 +122,7 @@ def test_a_stage_that_ends_leaves_nothing_on_any_node(spec: dict, tmp_path: Path
     running = [cable.processes(0), cable.processes(1)]
     assert all(len(found) >= 2 for found in running)  # a launcher and its rank
     process.send_signal(getattr(signal, how))
-    process.communicate()
+    process.communicate(timeout=60)
     assert not psutil.wait_procs([*running[0], *running[1]], timeout=10)[1]
     assert not (tmp_path / "out" / "done.json").exists()
 
