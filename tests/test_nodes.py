@@ -78,7 +78,10 @@ def cable() -> Iterator[Cable]:
             made += [ip("link", "set", end, "netns", name), ip(*inside, "addr", "add", f"{address}/24", "dev", end)]
             made += [ip(*inside, "link", "set", "lo", "up"), ip(*inside, "link", "set", end, "up")]
         assert all(made)
-        yield Cable(names)
+        cable = Cable(names)
+        yield cable
+        for process in (*cable.processes(0), *cable.processes(1)):  # a test that failed
+            process.kill()
     finally:
         for name in names:
             ip("netns", "del", name)
