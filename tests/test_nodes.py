@@ -78,7 +78,10 @@ def cable() -> Iterator[Cable]:
             made += [ip("link", "set", end, "netns", name), ip(*inside, "addr", "add", f"{address}/24", "dev", end)]
             made += [ip(*inside, "link", "set", "lo", "up"), ip(*inside, "link", "set", end, "up")]
         assert all(made)
-        yield Cable(names)
+        cable = Cable(names)
+        yield cable
+        for process in (*cable.processes(0), *cable.processes(1)):  # a test that failed
+            process.kill()
     finally:
         for name in names:
             ip("netns", "del", name)
@@ -122,7 +125,7 @@ def test_a_stage_that_ends_leaves_nothing_on_any_node(spec: dict, tmp_path: Path
     running = [cable.processes(0), cable.processes(1)]
     assert all(len(found) >= 2 for found in running)  # a launcher and its rank
     process.send_signal(getattr(signal, how))
-    process.communicate()
+    process.communicate(timeout=60)
     assert not psutil.wait_procs([*running[0], *running[1]], timeout=10)[1]
     assert not (tmp_path / "out" / "done.json").exists()
 
