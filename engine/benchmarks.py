@@ -188,7 +188,9 @@ def _file(name: str, spec: dict) -> Path:
         return hub.dataset_file(f"benchmark {name}", spec["hub"], spec["place"])
     path, origin = Path(spec["source"]), spec.get("origin")
     if not path.is_file():
-        remedy = f"place it there: it is made of {origin}" if origin else "check data_dir and the file names in the configuration"
+        remedy = (
+            f"place it there: it is made of {origin}" if origin else "check data_dir and the file names in the configuration"
+        )
         raise ValueError(f"data file {path} does not exist; {remedy}")
     return path
 

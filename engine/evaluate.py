@@ -93,7 +93,10 @@ def requests(name: str, problems: Sequence[Problem], count: int, run: int, windo
     def room(problem: Problem) -> int | None:
         return None if window is None else max(0, window - len(problem.prompt))
 
-    return [Request(p, Sample(count, max_new_tokens=room(p)), tuple(seed_of(name, p, k, run) for k in range(count))) for p in problems]
+    return [
+        Request(p, Sample(count, max_new_tokens=room(p)), tuple(seed_of(name, p, k, run) for k in range(count)))
+        for p in problems
+    ]
 
 
 def grade(source: Path, out: Path, grader: Grader) -> None:

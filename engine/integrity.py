@@ -45,7 +45,10 @@ def configuration(settings: Settings, dtype: str, sampler: str) -> dict[str, Any
     """What a certificate is valid for."""
     live = {name: version(name) for name in ("deepspeed", "torch", "transformers")}
     package, release = next(iter((packages(sampler) or {sampler: live["transformers"]}).items()))
-    named = {key: getattr(settings, key) for key in ("zero_stage", "offload", "accumulation", "packed", "gradient_checkpointing", "device")}
+    named = {
+        key: getattr(settings, key)
+        for key in ("zero_stage", "offload", "accumulation", "packed", "gradient_checkpointing", "device")
+    }
     return {**live, **named, "ranks": dist.get_world_size(), "dtype": dtype, "sampler": f"{package} {release}"}
 
 

@@ -77,6 +77,7 @@ def made(started: float) -> dict[str, Any]:
             "logical_cores": os.cpu_count(),
             "memory_gib": round(memory / 2**30, 1),
             "gpus": _gpus(),
+            "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES"),
         },
         "system": platform.platform(),
         "python": platform.python_version(),

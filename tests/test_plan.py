@@ -87,7 +87,9 @@ def test_a_study_has_rows_seeds_and_an_axis_of_its_own() -> None:
     made = plan(
         seeds=[0, 1],
         variants={"trapo": {"mild": {"alpha": 0.3}}},
-        studies={"alphas": {"title": "T", "about": "A", "runs": ["grpo", "trapo", "trapo-mild"], "seeds": [1], "axis": "alpha"}},
+        studies={
+            "alphas": {"title": "T", "about": "A", "runs": ["grpo", "trapo", "trapo-mild"], "seeds": [1], "axis": "alpha"}
+        },
     )
     study = made.studies["alphas"]
     assert made.axis(study) == {"trapo": 0.1, "trapo-mild": 0.3}  # grpo has none
@@ -106,7 +108,10 @@ STUDY = {"title": "T", "about": "A", "runs": ["grpo"]}
         ({"checkpoints": {"grpo": OTHERS["other"]}}, "checkpoints: 'grpo' is the name of a method"),
         ({"variants": {"trapo": {"as_paper": {}}}}, "trapo has a preset 'as_paper' already"),
         ({"variants": {"trapo": {"a": {"alhpa": 1}}}, "runs": ["trapo-a"], "overrides": {}}, "alhpa.*did you mean 'alpha'"),
-        ({"variants": {"trapo": {"a": {"updates": 0}}}, "runs": ["trapo-a"], "overrides": {}}, "overrides of trapo-a, updates: 0 is less than"),
+        (
+            {"variants": {"trapo": {"a": {"updates": 0}}}, "runs": ["trapo-a"], "overrides": {}},
+            "overrides of trapo-a, updates: 0 is less than",
+        ),
         ({"runs": ["trapo-b"]}, "unknown preset of method 'trapo': 'b'"),
         ({"overrides": {"grpo": {"data": "trian"}}}, "unknown data of run grpo: 'trian'; did you mean 'train'.*other_data"),
         ({"overrides": {"grpo": {"start": "other"}}}, "unknown start of run grpo: 'other'"),

@@ -195,7 +195,7 @@ def test_a_stage_of_the_workflow_trains_as_a_job(cluster: Cluster, tmp_path: Pat
     ignored = shutil.ignore_patterns("results", ".git", ".snakemake", ".venv", "__pycache__", ".pytest_cache", "*.egg-info")
     shutil.copytree(ROOT, copy, ignore=ignored)
     shutil.copytree(ROOT / "results" / "published", copy / "results" / "published")
-    config = {**SMALL, "runs": ["base", "sft"], "train": {**SMALL["train"], "updates": 1}}
+    config = {**SMALL, "runs": ["base", "sft"], "train": {**SMALL["train"], "updates": 1, "ranks": 2, "nodes": 2}}
     (copy / "test.yaml").write_text(yaml.safe_dump(config))
     done = "results/test/sft/seed0/sft/done.json"
     cluster.snakemake("--configfile", "test.yaml", "--", done, folder=copy)

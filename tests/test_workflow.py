@@ -77,6 +77,15 @@ def jobs(planned: str) -> set[str]:
     }
 
 
+def test_no_more_jobs_run_at_a_time_than_there_are_gpus_for(checkout: Path) -> None:
+    done = snakemake(checkout, {**SMALL, "hardware": {"gpus": 3}}, "results/test/data/mini_sums.jsonl")
+    assert done.returncode == 0 and 'Resource("gpu", 3)' in done.stderr, done.stderr
+    done = snakemake(
+        checkout, {**SMALL, "hardware": {"gpus": 3}}, "-F", "results/test/data/mini_sums.jsonl", "--resources", "gpu=2"
+    )
+    assert 'Resource("gpu", 2)' in done.stderr, done.stderr
+
+
 def test_a_method_is_one_file_and_the_workflow_redoes_only_what_changed(checkout: Path) -> None:
     first = snakemake(checkout, SMALL)
     assert first.returncode == 0, first.stderr[-3000:]

@@ -11,7 +11,12 @@ from engine.data import Template
 from engine.methods import nearest
 
 SCHEMA = Path("workflow/schemas/benchmarks.schema.yaml")
-SHARED = ("template", "samples", "exceptions", "problems")  # settings of evaluation that every row's specification has in a form of its own
+SHARED = (
+    "template",
+    "samples",
+    "exceptions",
+    "problems",
+)  # settings of evaluation that every row's specification has in a form of its own
 
 
 class Evaluation:
@@ -83,7 +88,12 @@ class Evaluation:
     def of(self, row: str) -> dict[str, Any]:
         """The template (a path) and the grader of a row, and whether its responses end with its window: as for all rows, or its
         own exception."""
-        return {"template": self._template, "grader": self._config["grader"], "within_window": False, **self.exceptions.get(row, {})}
+        return {
+            "template": self._template,
+            "grader": self._config["grader"],
+            "within_window": False,
+            **self.exceptions.get(row, {}),
+        }
 
     def spec(self, row: str, home: Path) -> dict[str, Any]:
         """What `engine.evaluate generate` needs besides the checkpoint. Not the grader: grading again must sample nothing."""

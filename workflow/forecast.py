@@ -18,7 +18,9 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")  # powers of a thousand
 def forecast(plan: Plan) -> str:
     """Rows, stages, samples, and the smallest difference between two rows that could be told from chance."""
     stages = plan.stage_folders(plan.runs, plan.seeds, trained=True)
-    stages += [folder for study in plan.studies.values() for folder in plan.stage_folders(study.runs, study.seeds, trained=True)]
+    stages += [
+        folder for study in plan.studies.values() for folder in plan.stage_folders(study.runs, study.seeds, trained=True)
+    ]
     each = sum(entry["size"] * entry["samples"] for entry in plan.benchmarks.values())
     rows, seeds = len(plan.runs), len(plan.seeds)
     tokens = plan.config["evaluation"]["max_new_tokens"]

@@ -77,7 +77,11 @@ class Plan:
         self.studies = {name: self._study(name, settings) for name, settings in config["studies"].items()}
         self.all_runs = list(dict.fromkeys([*self.runs, *(run for study in self.studies.values() for run in study.runs)]))
         for label in config["overrides"]:
-            if label not in {*(run.clean for run in self.all_runs), *(run.method for run in self.all_runs), *self._shared_runs()}:
+            if label not in {
+                *(run.clean for run in self.all_runs),
+                *(run.method for run in self.all_runs),
+                *self._shared_runs(),
+            }:
                 raise nearest("run in overrides:", label, config["runs"])
         for run in self.all_runs:
             self._check_settings(run, schema["properties"]["train"])

@@ -262,7 +262,7 @@ def needed(source: Path, sampling: Sampling, pool: int, tensor_parallel: int) ->
 def refuse_too_little_memory(need: dict[str, int], sampling: Sampling) -> None:
     """Raise ValueError, saying what was needed for what, if the device has less memory left."""
     if sampling.device == "cpu":
-        free = psutil.virtual_memory().available // int(os.environ.get("WORLD_SIZE", "1"))  # every rank needs its own
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # every rank needs its own
     else:
         free = torch.cuda.mem_get_info()[0]
     if sum(need.values()) > free:

@@ -27,7 +27,11 @@ shell.prefix(
 # The base model and the checkpoints of others: nothing is trained for them.
 STARTS = "|".join(["base", *config["checkpoints"]])
 # Folders with rows and tables of their own.
-HOMES = [HOME, f"{HOME}/bug_study", *(str(study.home) for study in PLAN.studies.values())]
+HOMES = [
+    HOME,
+    f"{HOME}/bug_study",
+    *(str(study.home) for study in PLAN.studies.values()),
+]
 
 
 wildcard_constraints:
@@ -49,8 +53,10 @@ def stage_spec(wildcards):
     return PLAN.stage_spec(wildcards.run, wildcards.seed, wildcards.stage)
 
 
-def stage_ranks(wildcards):
-    return json.loads(stage_spec(wildcards))["train"]["ranks"]
+def stage_threads(wildcards):
+    """Processes of a stage on one machine."""
+    train = json.loads(stage_spec(wildcards))["train"]
+    return train["ranks"] // train["nodes"]
 
 
 def start_spec(wildcards):
@@ -218,9 +224,7 @@ def known_golds(wildcards):
 def source_file(wildcards):
     """What a data file is made from, if it is here; the job itself says what to do where it is not."""
     spec = PLAN.data_spec(wildcards.name)
-    made = (
-        "miniature/world.py" if spec["source"] == "miniature" else spec["source"]
-    )
+    made = "miniature/world.py" if spec["source"] == "miniature" else spec["source"]
     return made if Path(made).is_file() else []
 
 

@@ -10,9 +10,9 @@ rule data:
         source=f"{HOME}/data/{{name}}.source.json",
     log:
         f"{HOME}/logs/data/{{name}}.log",
-    localrule: True
     wildcard_constraints:
         name=DATA_AS_IS,
+    localrule: True
     conda:
         "../envs/assay.yaml"
     params:

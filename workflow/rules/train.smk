@@ -61,7 +61,7 @@ rule train:
         run=rf"(?!({STARTS})/)[a-z0-9_]+(-[a-z0-9_]+)?(\+[a-z0-9_]+)?",
     conda:
         "../envs/assay.yaml"
-    threads: stage_ranks
+    threads: stage_threads
     resources:
         gpu=stage_gpus,
         nodes=stage_nodes,
