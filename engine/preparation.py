@@ -27,7 +27,8 @@ from engine.published import Demonstration, Row, key
 from engine.record import log
 from engine.words import Problem
 
-CHUNK = 1024  # problems whose demonstrations are graded and tokenised together
+CHUNK = 256  # problems whose demonstrations are graded together
+BATCH = 64  # texts tokenised together
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,9 @@ class Preparation:
         return [len(one.wrong) for one in able[:asked]]
 
     def tokens(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        """Texts as tokens, a few at a time: the tokenizer keeps a hundred bytes for every token of one call."""
+        batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+        return [ids for batch in batches for ids in self.tokenizer(batch, add_special_tokens=False)["input_ids"]]
 
     def in_tokens(self, kept: list[Kept]) -> Iterator[Problem]:
         blank: dict[int, bool] = {}
