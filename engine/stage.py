@@ -150,10 +150,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train one stage, or publish the base model as one.")
     parser.add_argument("--spec", required=True, type=json.loads, help="the stage as JSON, as workflow/plan.py writes it")
     parser.add_argument("--out", required=True, type=Path, help="the stage's folder; done.json appears in it last")
+    parser.add_argument("--sizes", type=json.loads, default={}, help="{run: settings of memory}, added to the stage's training")
     parser.add_argument("--log-to", nargs="*", default=[], help="tensorboard, wandb: told each update besides metrics.jsonl")
     args = parser.parse_args()
     record.start_logging()
     try:
+        args.spec["train"] |= args.sizes.get(args.spec["run"].partition("+")[0], {})
         run(args.spec, args.out, args.log_to)
     except (*FAILURES, RankError) as error:
         log.error("error: %s", error)

@@ -18,10 +18,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import forward, methods, metrics
 from engine.distributed import start_distributed
+from engine.model import parameter_count
 from engine.sampler import Sampling
 from engine.sampler.vllm import needed
 from engine.settings import Settings
-from engine.model import parameter_count
 from engine.train import Trainer
 from engine.words import Problem, Rollout, Trajectory, own
 from tests.conftest import METHODS, ROOT

@@ -1,4 +1,4 @@
-"""From a configuration to runs: variants, checkpoints of others, other data and starts, studies; and the configurations shipped."""
+"""From a configuration to runs: variants, checkpoints of others, other data and starts, studies; and every one shipped."""
 
 import json
 import shutil

@@ -14,6 +14,7 @@ import jsonschema
 import yaml
 
 from engine import benchmarks, corpus, methods, record
+from engine.checkpoint import RESIZABLE
 from engine.methods import nearest
 from engine.words import Stage
 from workflow.configuration import SCHEMA, completed
@@ -100,7 +101,7 @@ class Plan:
                     raise ValueError(f"variants: {method} has a preset {name!r} already; give the variant another name")
 
     def _check_settings(self, run: Run, schema: dict) -> None:
-        """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that are not there."""
+        """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that is not there."""
         shared, _ = self._settings(run)
         try:
             jsonschema.validate({**self.config["train"], **shared}, schema)
@@ -170,8 +171,8 @@ class Plan:
         return {stage.method for run in runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
 
     def _overrides(self, run: Run) -> dict[str, Any]:
-        """What a run does otherwise: under a preset or as a variant it keeps the shared settings (a learning rate, say) that its
-        method is given, and adds its own."""
+        """What a run does otherwise: under a preset or as a variant it keeps the shared settings (a learning rate, say) that
+        its method is given, and adds its own."""
         given, variants = self.config["overrides"], self.config["variants"]
         of_method = {key: value for key, value in given.get(run.method, {}).items() if key in self.config["train"]}
         if run.checkpoint or run.clean == run.method:
@@ -298,6 +299,12 @@ class Plan:
             "train": train,
         }
         return json.dumps(spec, sort_keys=True)
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """By run: the settings that only decide how much is in memory at a time. A stage may go on with others."""
+        labels = sorted({run.clean for run in self.all_runs} | self._shared_runs())
+        trained = {label: self.of_train(self.run(label)) for label in labels}
+        return {label: {name: train[name] for name in RESIZABLE} for label, train in trained.items()}
 
     def evaluation_spec(self, label: str, seed: int | str) -> str:
         """Everything `engine.evaluate generate` needs, as JSON."""

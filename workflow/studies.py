@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """`axis` names the setting that its rows differ in, if they differ in one; `published` is run -> paper -> method in print."""
+    """`axis` names the setting that its rows differ in, if it is one; `published` is run -> paper -> method in print."""
 
     name: str
     title: str

@@ -4,6 +4,7 @@ import json
 import yaml
 
 from engine import record
+from engine.checkpoint import RESIZABLE
 from workflow.captions import FIGURE, TABLE, reported
 from workflow.forecast import forecast
 from workflow.layout import headline
@@ -15,12 +16,13 @@ ENGINE = engine_fingerprint()
 ANALYSIS = record.fingerprint(Path("analysis"))
 # What every result's provenance says besides its files. Not a parameter of rules: one run more must not redo the others.
 ABOUT = f"config={PLAN.digest} seeds={','.join(map(str, PLAN.seeds))}"
-# Neither is who is told: another logger must not train again.
+# Neither is who is told: another logger must not train again. Nor how much is in memory at a time: a stage that ran out of it goes on.
 LOG_TO = " ".join(config["log_to"])
+SIZES = json.dumps(PLAN.sizes())
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
 # A prefix of our own replaces Snakemake's strict mode, so that is part of it. A process is one thread: jobs run side by side.
 shell.prefix(
-    f'set -euo pipefail; export OMP_NUM_THREADS=1; started=$(date +%s); about="{ABOUT}"; log_to="{LOG_TO}"; export PATH="{Path(sys.executable).parent}:$PATH"; '
+    f'set -euo pipefail; export OMP_NUM_THREADS=1; started=$(date +%s); about="{ABOUT}"; log_to="{LOG_TO}"; sizes=\'{SIZES}\'; export PATH="{Path(sys.executable).parent}:$PATH"; '
 )
 
 
@@ -51,6 +53,15 @@ def model_files(wildcards):
 
 def stage_spec(wildcards):
     return PLAN.stage_spec(wildcards.run, wildcards.seed, wildcards.stage)
+
+
+def train_spec(wildcards):
+    """A stage without its sizes, which it is told beside."""
+    spec = json.loads(stage_spec(wildcards))
+    spec["train"] = {
+        key: value for key, value in spec["train"].items() if key not in RESIZABLE
+    }
+    return json.dumps(spec, sort_keys=True)
 
 
 def stage_threads(wildcards):

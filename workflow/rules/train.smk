@@ -68,14 +68,14 @@ rule train:
         tasks=stage_nodes,
         mpi=stage_starter,
     params:
-        spec=stage_spec,
+        spec=train_spec,
         gpus_here=lambda wildcards: stage_gpus(wildcards) // stage_nodes(wildcards),
         touched=method_time,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
     shell:
         "python -m engine.lease --gpus {params.gpus_here} -- python -m engine.stage --out {params.folder} --spec {params.spec:q}"
-        " --log-to $log_to 2>&1 | tee {log}"
+        ' --sizes "$sizes" --log-to $log_to 2>&1 | tee {log}'
 
 
 rule pretrain:
