@@ -27,7 +27,7 @@ def forecast(plan: Plan) -> str:
     shown = headline(plan)[1].values()
     sizes, samples = ({entry["title"]: entry[name] for entry in shown} for name in ("size", "samples"))
     return (
-        f"{plan.config['profile']}: {rows} rows, {len(set(stages))} stages to train, {each:,} samples to evaluate a checkpoint, "
+        f"{plan.config['profile']}: {rows} rows, {trained} stages to train, {each:,} samples to evaluate a checkpoint, "
         f"{each * rows * seeds:,} in all, of at most {tokens:,} tokens.\n{power.plan_text(sizes, samples, seeds)}"
     )
 

@@ -101,7 +101,7 @@ class Plan:
                     raise ValueError(f"variants: {method} has a preset {name!r} already; give the variant another name")
 
     def _check_settings(self, run: Run, schema: dict) -> None:
-        """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that is not there."""
+        """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that do not."""
         shared, _ = self._settings(run)
         try:
             jsonschema.validate({**self.config["train"], **shared}, schema)

@@ -18,7 +18,7 @@ ANALYSIS = record.fingerprint(Path("analysis"))
 ABOUT = f"config={PLAN.digest} seeds={','.join(map(str, PLAN.seeds))}"
 # Neither is who is told: another logger must not train again. Nor how much is in memory at a time: a stage that ran out of it goes on.
 LOG_TO = " ".join(config["log_to"])
-SIZES = json.dumps(PLAN.sizes())
+SIZES = json.dumps(PLAN.sizes()).replace("{", "{{").replace("}", "}}")
 # Rules call `python`: the one Snakemake itself runs on, also when its environment is not activated.
 # A prefix of our own replaces Snakemake's strict mode, so that is part of it. A process is one thread: jobs run side by side.
 shell.prefix(
