@@ -21,6 +21,7 @@ def forecast(plan: Plan) -> str:
     stages += [
         folder for study in plan.studies.values() for folder in plan.stage_folders(study.runs, study.seeds, trained=True)
     ]
+    trained = len(set(stages))
     each = sum(entry["size"] * entry["samples"] for entry in plan.benchmarks.values())
     rows, seeds = len(plan.runs), len(plan.seeds)
     tokens = plan.config["evaluation"]["max_new_tokens"]
