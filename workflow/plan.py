@@ -24,6 +24,8 @@ from workflow.layout import layout
 from workflow.rehearsal import TEXT as REHEARSAL
 from workflow.studies import Study
 
+# The settings of training that sampling from an untrained checkpoint shares.
+SAMPLED_WITH = ("temperature", "max_prompt_tokens", "max_response_tokens", "sample_batch_tokens", "dtype", "device")
 BASE = "base"  # the one method without training: its stage is every pipeline's starting point
 
 
@@ -340,7 +342,7 @@ class Plan:
             "sampler": self.config["sampler"],
             "template": stage["template"],
             "data": str(self.home / "data" / f"{data}.jsonl"),
-            "train": self.config["train"],
+            "train": {name: self.config["train"][name] for name in SAMPLED_WITH},
         }
 
     def preflight_spec(self, label: str, data: str) -> str:

@@ -71,7 +71,10 @@ def stage_threads(wildcards):
 
 
 def start_spec(wildcards):
-    return PLAN.stage_spec(wildcards.start, wildcards.seed, "base")
+    """A stage that publishes a model as it is: no setting of training redoes it."""
+    spec = json.loads(PLAN.stage_spec(wildcards.start, wildcards.seed, "base"))
+    spec["train"] = {"device": "cpu", "ranks": 1}
+    return json.dumps(spec, sort_keys=True)
 
 
 def start_template(wildcards):
@@ -82,6 +85,13 @@ def start_template(wildcards):
 
 def stage_start(wildcards):
     return json.loads(stage_spec(wildcards))["train"]["start"]
+
+
+def preflight_done(wildcards):
+    """Asked before training; asking again later trains nothing again."""
+    return ancient(
+        f"{HOME}/preflight/{stage_start(wildcards)}.{stage_data(wildcards)}.json"
+    )
 
 
 def stage_data(wildcards):

@@ -49,7 +49,7 @@ rule train:
         method=method_file,
         data=lambda wildcards: f"{HOME}/data/{stage_data(wildcards)}.jsonl",
         golds=lambda wildcards: f"{HOME}/data/{stage_data(wildcards)}.golds.json",
-        preflight=lambda wildcards: f"{HOME}/preflight/{stage_start(wildcards)}.{stage_data(wildcards)}.json",
+        preflight=preflight_done,
         template=lambda wildcards: json.loads(stage_spec(wildcards))["template"],
     output:
         f"{HOME}/{{run}}/seed{{seed}}/{{stage}}/done.json",
