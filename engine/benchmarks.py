@@ -162,9 +162,23 @@ def build(spec: dict) -> tuple[list[dict], dict]:
 
 
 def footer(notes: dict, made: Iterable[dict]) -> dict:
-    """Notes for the tables, with the digests of lists for which none is pinned."""
+    """Notes for the tables, with the digests of lists for which none is pinned, and what corpora share with the tests."""
+    made = list(made)
     unpinned = [f"{one['name']}: digest not pinned: sha256 {one['sha256']}" for one in made if not one["pinned"]]
-    return {**notes, "lists": unpinned} if unpinned else notes
+    corpora = [_shared(one) for one in made if "overlap" in one]
+    return {**notes, **({"lists": unpinned} if unpinned else {}), **({"training data": corpora} if corpora else {})}
+
+
+def _shared(corpus: dict) -> str:
+    """What a corpus (engine/preparation.py) has in common with the benchmarks, in words."""
+    found = [
+        f"{name} {one['tested, word for word']} word for word, {one['tested, 13 words in a row']} by 13 words in a row"
+        for name, one in corpus["overlap"]["benchmarks"].items()
+        if one["tested, word for word"] or one["tested, 13 words in a row"]
+    ]
+    kept = "kept" if corpus["overlap"]["rule"] == "report" else "left out of training"
+    tested = f"problems tested too, {kept}: {'; '.join(found)}" if found else "no problem of it is tested"
+    return f"{corpus['name']}, {corpus['size']:,} problems, {tested}"
 
 
 def look(name: str, entry: dict, data_dir: str, template: data.Template) -> str:

@@ -249,13 +249,11 @@ def source_file(wildcards):
     return made if Path(made).is_file() else []
 
 
-def unpinned():
-    """What was read for benchmarks without a digest of their own: the footer says which it had."""
-    return [
-        f"{HOME}/data/{name}.source.json"
-        for name, entry in PLAN.benchmarks.items()
-        if "sha256" not in entry
-    ]
+def told_sources():
+    """What the footer says of data: the digest of benchmarks that have none of their own, and corpora."""
+    unpinned = [name for name, one in PLAN.benchmarks.items() if "sha256" not in one]
+    prepared = [name for name in PLAN.corpora.names if PLAN.corpora.prepared(name)]
+    return [f"{HOME}/data/{name}.source.json" for name in (*unpinned, *prepared)]
 
 
 def evaluation_template(wildcards):

@@ -3,7 +3,7 @@
 
 rule notes:
     input:
-        unpinned(),
+        told_sources(),
     output:
         "{home}/notes.json",
     log:
