@@ -23,7 +23,8 @@ PROBLEMS = 12  # of each benchmark
 CPU = {"device": "cpu", "dtype": "float32", "sample_batch_tokens": 65536}
 TRAIN = {**CPU, "max_prompt_tokens": 512, "max_response_tokens": 80, "micro_batch_tokens": 1024, "ranks": 1, "nodes": 1}
 EVALUATION = {**CPU, "max_prompt_tokens": 2048, "max_new_tokens": 48, "problems": PROBLEMS}
-DATA = {"openr1_46k": "miniature_openr1", "openr1_48k_complement": "miniature_complement", "openr1_46k_weak": "miniature_weak"}
+DATA = {"miniature": "miniature", "openr1_48k_complement": "miniature_complement", "openr1_46k_weak": "miniature_weak"}
+OTHER_DATA = "miniature_openr1"
 AT_MOST = {"updates": 2, "prompts_per_update": 4, "warmup_updates": 1, "checkpoint_every": 1}
 PILOT = {"problems": 8, "samples": 2}
 
@@ -46,8 +47,8 @@ def rehearsed(config: dict[str, Any]) -> dict[str, Any]:
         "sampler": "transformers",
         "hardware": {},
         "template": TEMPLATE,
-        "train_data": DATA.get(config["train_data"], config["train_data"]),
-        "other_data": {name: DATA.get(source, source) for name, source in config["other_data"].items()},
+        "train_data": DATA.get(config["train_data"], OTHER_DATA),
+        "other_data": {name: DATA.get(source, OTHER_DATA) for name, source in config["other_data"].items()},
         "train_known_golds": [],
         "gold_patches": [],
         "benchmarks": list(dict.fromkeys(names.values())),
