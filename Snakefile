@@ -7,7 +7,7 @@ snakemake -n                                                  the plan only
 snakemake --cores all --config inject=mean_of_means           every row trained with a known bug (config/bugs.yaml), and marked
 snakemake --cores all bug_study                               how far each known bug moves each method
 snakemake --cores all pretrain                                the miniature base model, from scratch
-snakemake --cores all --configfile config/paper.yaml table1   one table of the paper; so table2_ablation, fig2_prefix_pilot,
+snakemake table1 --cores all --configfile config/paper.yaml   one table of the paper; so table2_ablation, fig2_prefix_pilot,
     fig3_mixture_pilot, fig4_dynamics, fig6_passk, prefix_use_histogram, proposition, and every study by its name
 snakemake --cores all --configfile config/paper.yaml --config rehearse=true    every rule of it, with the miniature
 """

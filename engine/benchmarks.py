@@ -170,14 +170,13 @@ def footer(notes: dict, made: Iterable[dict]) -> dict:
 
 
 def _shared(corpus: dict) -> str:
-    """What a corpus (engine/preparation.py) has in common with the benchmarks, in words."""
+    """What a corpus (engine/overlap.py) has in common with the benchmarks, in words."""
     found = [
         f"{name} {one['tested, word for word']} word for word, {one['tested, 13 words in a row']} by 13 words in a row"
-        for name, one in corpus["overlap"]["benchmarks"].items()
+        for name, one in corpus["overlap"].items()
         if one["tested, word for word"] or one["tested, 13 words in a row"]
     ]
-    kept = "kept" if corpus["overlap"]["rule"] == "report" else "left out of training"
-    tested = f"problems tested too, {kept}: {'; '.join(found)}" if found else "no problem of it is tested"
+    tested = f"problems tested too: {'; '.join(found)}" if found else "no problem of it is tested"
     return f"{corpus['name']}, {corpus['size']:,} problems, {tested}"
 
 

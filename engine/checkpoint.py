@@ -18,6 +18,7 @@ KEPT = 2  # the newest ones
 # Settings of how much is in memory at once. They change a result by rounding alone, so a stage that ran out of memory goes on
 # with smaller ones.
 RESIZABLE = ("micro_batch_tokens", "sample_batch_tokens")
+NO_RESULT = (*RESIZABLE, "checkpoint_every")  # settings that are no part of what a stage is
 
 
 def save(trainer: Any, state: Path, step: int, identity: dict[str, Any], memory: dict[str, Any], ranks: Ranks = ALONE) -> None:
@@ -59,7 +60,7 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
         if about is None:
             log.warning("not using the checkpoint %s: about.json is missing or damaged; trying the one before", folder)
             continue
-        if changed := record.differences(_unsized(about["identity"]), _unsized(identity)):
+        if changed := record.differences(about["identity"], identity):
             raise ValueError(
                 f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. Restore what changed to continue "
                 f"it, or delete {state} to start over"
@@ -75,12 +76,6 @@ def newest(state: Path, identity: dict[str, Any], updates_logged: int) -> tuple[
             continue
         return folder, about
     return None
-
-
-def _unsized(identity: dict[str, Any]) -> dict[str, Any]:
-    """A stage's identity without the settings that may be others when it goes on."""
-    kept = {name: value for name, value in identity["spec"]["train"].items() if name not in RESIZABLE}
-    return {**identity, "spec": {**identity["spec"], "train": kept}}
 
 
 def resized(timings: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -44,8 +44,9 @@ def entry_of(name: str, known: dict[str, dict]) -> dict:
 
 
 def spec_of(name: str, entry: dict, data_dir: str) -> dict[str, Any]:
-    """What `build` needs of an entry: its name, and the entry with {data_dir} replaced. The caller adds `tokenizer` (a folder),
-    `template` (a file), `max_prompt_tokens`, `max_response_tokens`, `benchmarks` (data files) and `workers`."""
+    """What `build` needs of an entry: its name, and the entry with {data_dir} replaced. The caller adds `model` (whose
+    tokenizer counts), `template` (a file), `max_prompt_tokens`, `max_response_tokens` and `benchmarks` (data files, which only
+    `overlap: drop` needs)."""
     resolved = {
         part: {**entry[part], "source": entry[part]["source"].replace("{data_dir}", data_dir)}
         for part in PARTS
@@ -106,6 +107,7 @@ def main() -> int:
     building.add_argument("spec", type=json.loads, help="the corpus as JSON, as workflow/plan.py writes it")
     building.add_argument("out", type=Path)
     building.add_argument("report", type=Path)
+    building.add_argument("--workers", type=int, default=1, help="processes that grade (default: %(default)s)")
     looking = verbs.add_parser("list", help="every corpus: title, licence, sources and whether they are here")
     looking.add_argument("--data-dir", default="data")
     args = parser.parse_args()
@@ -115,7 +117,9 @@ def main() -> int:
             from engine import preparation
 
             with tempfile.TemporaryDirectory() as folder:
-                record.write_json(args.report, preparation.build(args.spec, args.out, Path(folder)))
+                record.write_json(
+                    args.report, preparation.build({**args.spec, "workers": args.workers}, args.out, Path(folder))
+                )
         else:
             for name, entry in catalogue().items():
                 sys.stdout.write(look(name, entry, args.data_dir))

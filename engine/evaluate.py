@@ -170,6 +170,7 @@ def main() -> int:
     sampling.add_argument(
         "--spec", required=True, type=json.loads, help="the evaluation as JSON, as workflow/plan.py writes it"
     )
+    sampling.add_argument("--sizes", type=json.loads, default={}, help="{evaluation: settings of memory}, added to it")
     sampling.add_argument("--out", required=True, type=Path, help="folder for the samples")
     grading = verbs.add_parser("grade", help="grade files of samples; <benchmark>.grades.parquet appears beside each")
     grading.add_argument("samples", type=Path, nargs="+", metavar="BENCHMARK.samples.parquet")
@@ -183,6 +184,7 @@ def main() -> int:
     record.start_logging()
     try:
         if args.verb == "generate":
+            args.spec["evaluation"] |= args.sizes.get("evaluation", {})
             generate(args.spec, args.out)
         elif args.verb == "golds":
             golds(args.source, args.out, args.known)

@@ -49,7 +49,21 @@ def dataset_files(name: str, hub: dict, place: str | Path) -> list[Path]:
         files = found(_fetched(what, hub, place, download))
     if not files:
         raise _error(what, hub, place, "is not there", "correct `file`")
+    if lacking := _lacking(files):
+        raise _error(what, hub, place, f"is only in part here, without {lacking}", "it needs the network once")
     return files
+
+
+def _lacking(files: list[Path]) -> str:
+    """The first file that names like train-00000-of-00002.parquet promise and that is not there; empty if none is."""
+    for path in files:
+        if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)(\..*)", path.name):
+            start, _, count, end = numbered.groups()
+            for i in range(int(count)):
+                name = f"{start}{i:0{len(count)}d}-of-{count}{end}"
+                if not (path.parent / name).is_file():
+                    return name
+    return ""
 
 
 def model_folder(name: str, hub: dict, place: str | Path) -> Path:
@@ -81,7 +95,11 @@ def _fetched(what: str, hub: dict, place: str | Path, download: Callable[[], Pat
     except (HTTPError, OSError) as error:
         raise _error(what, hub, place, *_reason(error)) from error
     if not hub["revision"]:
-        log.warning("WARNING: %s: no revision is pinned; read the newest, %s", what, commit(path))
+        log.warning(
+            "WARNING: %s: no revision is pinned; read the newest that the hub, or without it the cache, has: %s",
+            what,
+            commit(path),
+        )
     return path
 
 

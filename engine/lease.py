@@ -4,7 +4,8 @@
 
 Waits until enough GPUs are free, takes them all at once, says which in CUDA_VISIBLE_DEVICES, and becomes the command. A GPU is
 held by a lock on a file, so it is free again as soon as the command, and every child that inherited its open files, has ended,
-however that happened. GPUs that were assigned already (CUDA_VISIBLE_DEVICES, a Slurm job, a pod) are those it chooses from.
+however that happened; ranks of a stage do not inherit them, and end with it (engine/ranks.py). GPUs that were assigned already
+(CUDA_VISIBLE_DEVICES, a Slurm job, a pod) are those it chooses from.
 With --gpus 0 it only becomes the command.
 """
 
@@ -53,6 +54,7 @@ def devices() -> dict[str, str]:
     if given is None:
         return known
     names = [name.strip() for name in given.split(",") if name.strip()]
+    names = names[: names.index("-1")] if "-1" in names else names  # CUDA sees nothing from there on
     return {name: known.get(name) or _whole(name, known) for name in names}
 
 
@@ -116,6 +118,8 @@ def main() -> int:
     try:
         if shutil.which(args.command[0]) is None:
             raise ValueError(f"there is no program {args.command[0]}")
+        if args.gpus < 0:
+            raise ValueError(f"--gpus {args.gpus}: 0 for none, or how many")
         if args.gpus > 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(args.gpus, args.folder))
             os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that numbers mean what nvidia-smi means by them

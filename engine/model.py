@@ -20,7 +20,8 @@ from engine.data import Template
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LINKED = 1 << 28  # bytes from which on a file is hard-linked and not copied
-CANNOT_LINK = (errno.EXDEV, errno.EPERM)  # another file system; one without hard links, or somebody else's file
+# Another file system; one without hard links, or somebody else's file; too many links.
+CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def source(model: dict[str, Any]) -> Path:

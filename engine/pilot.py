@@ -197,10 +197,17 @@ def main() -> int:
     for verb, title in (("preflight", "does the checkpoint end its answers"), ("prefixes", "continue expert openings")):
         one = verbs.add_parser(verb, help=title)
         one.add_argument("--spec", required=True, type=json.loads, help="the pilot as JSON, as workflow/plan.py writes it")
+        one.add_argument(
+            "--sizes", type=json.loads, default={}, help="{preflight: problems and settings of memory}, added to it"
+        )
         one.add_argument("--out", required=True, type=Path, help="file to write")
     args = parser.parse_args()
     record.start_logging()
     try:
+        sizes = dict(args.sizes.get(args.verb, {}))
+        if "problems" in sizes:
+            args.spec["problems"] = sizes.pop("problems")
+        args.spec["train"] |= sizes
         (preflight if args.verb == "preflight" else prefixes)(args.spec, args.out)
     except (ValueError, SamplerError, OSError) as error:
         log.error("error: %s", error)

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from engine import data, hub, overlap, published, record, seeds, tokenised
+from engine import data, hub, model, overlap, published, record, seeds, tokenised
 from engine.corpus import PARTS, files_of
 from engine.grade import Grader
 from engine.published import Demonstration, Row, key
@@ -57,9 +57,10 @@ class Preparation:
         from transformers import AutoTokenizer
 
         self.spec, self.entry, self.folder = spec, spec["entry"], folder
-        if not Path(spec["tokenizer"]).is_dir():
-            raise ValueError(f"corpus {spec['name']}: the tokenizer's folder {spec['tokenizer']} does not exist")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(spec["tokenizer"])
+        source = model.source(spec["model"])
+        if not source.is_dir():
+            raise ValueError(f"corpus {spec['name']}: the folder of the tokenizer's model, {source}, does not exist")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
         self.template = data.Template.read(Path(spec["template"]))
         self.problems: Counter[str] = Counter()
         self.demonstrations: Counter[str] = Counter()
@@ -87,8 +88,10 @@ class Preparation:
         self.inputs.append({**known, **found, "files": {path.name: record.file_sha256(path) for path in files}})
 
     def distinct(self) -> dict[str, Row]:
-        """Problems by their key, each once: of copies, the one whose answer and demonstrations sort first."""
+        """Problems by their key, each once: of copies, the one whose id and demonstrations sort first. Where copies have
+        different answers nobody knows which is right, and the problem is left out."""
         found: dict[str, Row] = {}
+        torn: set[str] = set()
         ids: Counter[str] = Counter()
         for row in self.read("problems"):
             self.problems["read"] += 1
@@ -99,8 +102,12 @@ class Preparation:
                 continue
             if name in found:
                 self.problems["dropped: repeated"] += 1
-                self.problems["repeated with another answer"] += found[name].answer != row.answer
+                if found[name].answer != row.answer:
+                    torn.add(name)
             found[name] = min(found.get(name, row), row, key=_rank)
+        for name in torn:
+            del found[name]
+            self.problems["dropped: copies have different answers"] += 1
         self.problems["without an id"] = ids.pop("", 0)
         self.problems["sharing an id"] = sum(count for count in ids.values() if count > 1)
         for row in self.read("without") if "without" in self.entry else ():
@@ -142,6 +149,8 @@ class Preparation:
                         self.problems["dropped: gold does not grade as itself"] += 1
                     elif self.entry["demonstrations"] and not right:
                         self.problems["dropped: no demonstration left"] += 1
+                    elif len(right) < self.entry.get("at_least", 0):
+                        self.problems[f"dropped: fewer than {self.entry['at_least']} demonstrations"] += 1
                     else:
                         yield Kept(row, one, prompt, right, wrong)
 
@@ -157,7 +166,7 @@ class Preparation:
                 self.demonstrations["dropped: failed its publisher's check"] += 1
             elif not (wrong or grade.correct):
                 self.demonstrations[f"dropped: graded {grade.status}"] += 1
-            elif text is None:
+            elif not text:
                 self.demonstrations["dropped: no closed thought"] += 1
             else:
                 sorted_out.append((place, wrong, text))
@@ -244,8 +253,7 @@ def build(spec: dict, out: Path, folder: Path) -> dict[str, Any]:
             f"corpus {spec['name']}: no problem passes the filters: {dict(made.problems)}, {dict(made.demonstrations)}"
         )
     record.write_rows(out, rows)
-    prompts = [made.template.render(row["problem"]) for row in rows[: tokenised.PROBES]]
-    tokenised.write(out, made.in_tokens(kept), prompts, made.template, made.tokenizer)
+    tokenised.write(out, made.in_tokens(kept))
     return report(made, rows, found, weakened, record.file_sha256(out))
 
 

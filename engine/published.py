@@ -57,7 +57,7 @@ def read(name: str, files: list[Path], form: str) -> Iterator[Row]:
         for number, raw in enumerate(_raw(path, columns), 1):
             try:
                 yield make(raw, number)
-            except (KeyError, IndexError, TypeError, AttributeError) as error:
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
                 raise ValueError(
                     f"{name}: row {number} of {path} is not in the form {form!r} ({type(error).__name__}: {error}), which has "
                     f"{', '.join(columns)}; correct `form` in config/corpora.yaml, or the file"
@@ -88,8 +88,8 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[dict]:
 def _chat(raw: dict, _: int) -> Row:
     problem = [turn["content"] for turn in raw["prompt"] if turn["role"] == "user"][-1]
     index = (raw.get("extra_info") or {}).get("index")
-    texts = [turn["content"] for turn in raw.get("target") or () if turn["role"] == "assistant"]
-    demonstrations = tuple(Demonstration(text) for text in texts)
+    texts = [_text(turn["content"]) for turn in raw.get("target") or () if turn["role"] == "assistant"]
+    demonstrations = tuple(Demonstration(text) for text in texts if text)
     return Row("" if index is None else str(index), _text(problem), _text(raw["reward_model"]["ground_truth"]), demonstrations)
 
 
@@ -98,11 +98,11 @@ def _generations(raw: dict, _: int) -> Row:
     verified = raw["correctness_math_verify"] or [None] * len(texts)
     complete = raw["is_reasoning_complete"] or [None] * len(texts)
     demonstrations = tuple(
-        Demonstration(text, failed=not good, complete=bool(whole))
+        Demonstration(_text(text), failed=not good, complete=bool(whole))
         for text, good, whole in zip(texts, verified, complete, strict=True)
-        if text
+        if _text(text)
     )
-    return Row(raw.get("uuid") or "", _text(raw["problem"]), _text(raw["answer"]), demonstrations)
+    return Row(str(raw.get("uuid") or ""), _text(raw["problem"]), _text(raw["answer"]), demonstrations)
 
 
 def _gsm8k(raw: dict, number: int) -> Row:
@@ -110,8 +110,11 @@ def _gsm8k(raw: dict, number: int) -> Row:
 
 
 def _own(raw: dict, _: int) -> Row:
-    texts = raw.get("demonstrations") or ()
-    return Row(str(raw.get("id") or ""), _text(raw["problem"]), _text(raw["answer"]), tuple(map(Demonstration, texts)))
+    texts = raw.get("demonstrations") or []
+    if not isinstance(texts, list):
+        raise TypeError(f"demonstrations are {type(texts).__name__}, not a list")
+    demonstrations = tuple(Demonstration(_text(text)) for text in texts if _text(text))
+    return Row(str(raw.get("id") or ""), _text(raw["problem"]), _text(raw["answer"]), demonstrations)
 
 
 def _text(value: Any) -> str:
@@ -120,12 +123,12 @@ def _text(value: Any) -> str:
 
 
 def shown(text: str, how: str, opened: bool) -> str | None:
-    """A demonstration as the file holds it; None if it has no closed thought and needs one."""
+    """A demonstration as the file holds it; None or nothing if it has no thought, opened and closed, and needs one."""
     head, closing, answer = text.rpartition("</think>")
     thought = head.strip().removeprefix("<think>").strip()
     if how == "untagged":
         return f"{thought}\n\n{answer.strip()}".strip() if closing else text.strip().removeprefix("<think>").strip()
-    if not closing:
+    if not closing or not thought:
         return None
     if how == "thought":
         return thought

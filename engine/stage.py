@@ -41,8 +41,11 @@ def identity(spec: dict) -> dict[str, Any]:
     """Everything that determines a stage's result, by name: its digest is the stage's name tag."""
     # Two runs may share a stage; what is published is neither trained nor sampled from.
     unused = ("run",) if spec["method"] else ("run", "train", "data", "sampler")
+    kept = {key: value for key, value in spec.items() if key not in unused}
+    if spec["method"]:
+        kept["train"] = {key: value for key, value in spec["train"].items() if key not in checkpoint.NO_RESULT}
     parts = {
-        "spec": {key: value for key, value in spec.items() if key not in unused},
+        "spec": kept,
         "engine": record.fingerprint(Path(__file__).parent),
         "template": record.file_sha256(Path(spec["template"])),
         "packages": {name: version(name) for name in PACKAGES} | packages(spec["sampler"]),

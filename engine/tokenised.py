@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
     }
 )
 CHUNK = 256  # problems a record batch
-PROBES = 16  # problems whose texts are kept, to recognise the tokenizer by
+PROBES = 16  # problems that are tokenised again, to recognise tokenizer and template by
 
 
 def path_of(data_file: Path) -> Path:
@@ -44,15 +44,21 @@ def load(data_file: Path, tokenizer: Tokenizer, template: Template, limit: int, 
     path = path_of(data_file)
     if path.is_file():
         found = Problems(path, record.file_sha256(data_file), limit, response)
-        if found.made_with(tokenizer, template):
+        if found[:PROBES] == data.problems(head(data_file, PROBES), tokenizer, template, limit, response):
             return found
         log.warning("%s is of another tokenizer or template: tokenising %s again, which may take minutes", path, data_file)
     return data.problems(data.read_rows(data_file), tokenizer, template, limit, response)
 
 
-def write(data_file: Path, problems: Iterable[Problem], texts: Sequence[str], template: Template, tokenizer: Tokenizer) -> None:
-    """Write the tokens of a data file, which must be there; `texts` are the rendered prompts of its first problems."""
-    made = {"data": record.file_sha256(data_file), "template": template.sha256, "eos": tokenizer.eos_token_id, "texts": texts}
+def head(data_file: Path, count: int) -> list[dict]:
+    """The first rows of a data file."""
+    with data_file.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in islice(file, count)]
+
+
+def write(data_file: Path, problems: Iterable[Problem]) -> None:
+    """Write the tokens of a data file, which must be there, in its order."""
+    made = {"data": record.file_sha256(data_file)}
     schema = SCHEMA.with_metadata({"made": json.dumps(made)})
     with (
         record.replaced(path_of(data_file)) as path,
@@ -72,21 +78,13 @@ class Problems(Sequence[Problem]):
             self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is not whole ({error}); delete it and build its data file again") from error
-        self._made = json.loads(self._table.schema.metadata[b"made"])
-        if self._made["data"] != data_sha256:
+        if json.loads(self._table.schema.metadata[b"made"])["data"] != data_sha256:
             raise ValueError(f"{path} was made of another data file than the one beside it; delete it, or build both again")
         prompts, demonstrations = self._table["prompt"].chunks, [one.flatten() for one in self._table["demonstrations"].chunks]
         for what, lists, allowed in (("prompt", prompts, limit), ("response", demonstrations, response)):
             longest = max((int(one.value_lengths().to_numpy().max(initial=0)) for one in lists), default=0)
             if longest > allowed:
                 raise ValueError(f"{path} has a {what} of {longest} tokens, max_{what}_tokens is {allowed}; build it again")
-
-    def made_with(self, tokenizer: Tokenizer, template: Template) -> bool:
-        """Whether `engine.data.problems` would give the same tokens."""
-        probes = [tokenizer.encode(text, add_special_tokens=False) for text in self._made["texts"]]
-        kept = self._table["prompt"].slice(0, len(probes)).to_pylist()
-        same = (self._made["template"], self._made["eos"]) == (template.sha256, tokenizer.eos_token_id)
-        return same and probes == kept
 
     def __len__(self) -> int:
         return self._table.num_rows

@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Training:
         written at the end, and when a check fails, which raises IntegrityError.
         """
         shared, seed = self.shared, self.spec["seed"]
-        with self.timed("checks"):
+        with self.timed("checks"), self.bounded():
             self.probe()  # before a checkpoint is loaded: a resumed stage has the certificate it would have had
         rows, timings = self.resume()
         if self.leads:
@@ -166,6 +166,10 @@ class Training:
                 self.reported.add(check.name)
         return certificate
 
+    def bounded(self) -> AbstractContextManager[None]:
+        """Forward and backward passes: what they hold at a time is a setting."""
+        return memory.bounded("train.micro_batch_tokens", self.shared["micro_batch_tokens"])
+
     def step(self, step: int, batch: list[Problem]) -> dict[str, Any]:
         """Explore one batch of problems and make one update; returns its line of metrics."""
         from engine.integrity import canary, ended, repeats, worst
@@ -176,7 +180,7 @@ class Training:
         seen: dict[int, dict] = {}
 
         def prepare() -> None:
-            with self.timed("sync"):
+            with self.timed("sync"), self.bounded():
                 seen[rank] = canary(self.sampler, self.trainer, self.texts)
             self.seconds["explore"] -= self.seconds["sync"]  # it happens in the midst of it
 
@@ -188,7 +192,7 @@ class Training:
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
                 trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))
-        with self.timed("update"), memory.bounded("train.micro_batch_tokens", self.shared["micro_batch_tokens"]):
+        with self.timed("update"), self.bounded():
             sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}
             update = self.trainer.update(trajectories, lambda trajectory: _context(trajectory) in sampled)
         trained = update.pop("trained_tokens")

@@ -11,8 +11,8 @@ Loss         own tokens: -advantage * ratio, unclipped; demonstrations: -log p
 Denominator  own tokens: token sum / response limit, averaged over trajectories; demonstrations: mean over all their tokens
 
 What the code does differently (`as_released` takes over the first two):
-  coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which Adam hides but for clipping and weight decay
-  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64); left out where it imitates
+  coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which its own Adam hides but for clipping and weight decay
+  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64), also where it imitates
   updates      imitates in between; here an imitation takes one of the run's updates, and that update's problems are passed by
   optimizer    a second AdamW for imitation; here both kinds share one, and so its moments. That is no detail: an imitation's
                gradient is hundreds of times longer, and its squares then shorten every step of reinforcement for long.
@@ -72,5 +72,5 @@ class Method:
             "imitation": Term(-t.logp, mean_over_tokens, self.coefficient, mask=t.trained & t.expert),
         }
         if self.entropy:
-            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response & ~t.expert)
+            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response)
         return terms

@@ -398,13 +398,11 @@ def test_overlap_counts_copies_and_long_common_runs() -> None:
 def test_the_footer_says_what_training_shares_with_the_tests() -> None:
     counts = {"tested, word for word": 2, "tested, 13 words in a row": 9}
     made = {"name": "openr1", "size": 45000, "pinned": True}
-    overlap = {"rule": "report", "benchmarks": {"math500": counts, "amc": dict.fromkeys(counts, 0)}}
+    overlap = {"math500": counts, "amc": dict.fromkeys(counts, 0)}
     (text,) = benchmarks.footer({}, [{**made, "overlap": overlap}])["training data"]
-    expected = "openr1, 45,000 problems, problems tested too, kept: math500 2 word for word, 9 by 13 words in a row"
+    expected = "openr1, 45,000 problems, problems tested too: math500 2 word for word, 9 by 13 words in a row"
     assert text == expected
-    (text,) = benchmarks.footer({}, [{**made, "overlap": {**overlap, "rule": "drop"}}])["training data"]
-    assert text == expected.replace("kept", "left out of training")
-    overlap = {"rule": "report", "benchmarks": {"amc": dict.fromkeys(counts, 0)}}
-    assert benchmarks.footer({}, [{**made, "overlap": overlap}])["training data"] == [
+    none = {"amc": dict.fromkeys(counts, 0)}
+    assert benchmarks.footer({}, [{**made, "overlap": none}])["training data"] == [
         "openr1, 45,000 problems, no problem of it is tested"
     ]

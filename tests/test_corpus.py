@@ -74,7 +74,7 @@ def spec(tmp_path: Path, problems: list[dict], further: list[dict] | None = None
     given = {
         "name": "sums",
         "entry": entry,
-        "tokenizer": str(ROOT / "miniature" / "base"),
+        "model": {"path": str(ROOT / "miniature" / "base")},
         "template": str(MINIATURE),
         "max_prompt_tokens": 200,
         "max_response_tokens": 200,
@@ -97,7 +97,7 @@ def build(given: dict, out: Path) -> tuple[list[dict], dict]:
 
 def test_the_catalogue_is_valid_and_pins_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert corpus.catalogue() == KNOWN and len(KNOWN) == 8
+    assert corpus.catalogue() == KNOWN and len(KNOWN) == 9
     pinned = {name for name, entry in KNOWN.items() if all("sha256" in entry[p] for p in corpus.PARTS if p in entry)}
     assert pinned == {"gsm8k", "miniature_openr1", "miniature_complement", "miniature_weak"}
     hubs = {
@@ -278,7 +278,8 @@ def test_every_row_that_is_dropped_is_counted_under_its_reason(tmp_path: Path) -
     problems = [
         chat("fine", "2", solution("2")),
         chat(" fine", "2", solution("2")),  # a copy
-        chat("fine  ", "3", solution("3")),  # a copy with another gold answer
+        chat("torn", "2", solution("2")),
+        chat("torn  ", "3", solution("3")),  # a copy with another gold answer
         chat("wrong", "2", solution("3")),
         chat("unboxed", "2", "<think>\n2\n</think>\n\nIt is 2."),
         chat("open", "2", "<think>\n2"),
@@ -293,18 +294,18 @@ def test_every_row_that_is_dropped_is_counted_under_its_reason(tmp_path: Path) -
     rows, report = build(spec(tmp_path, problems), tmp_path / "train.jsonl")
     assert [row["problem"] for row in rows] == ["fine"] and rows[0]["answer"] == "2"
     assert report["problems"] == {
-        "read": 13,
+        "read": 14,
         "dropped: repeated": 2,
-        "repeated with another answer": 1,
+        "dropped: copies have different answers": 1,
         "dropped: no text": 1,
         "dropped: no answer": 1,
         "without an id": 0,
-        "sharing an id": 13,
+        "sharing an id": 14,
         "dropped: prompt over 200 tokens": 1,
         "dropped: gold does not grade as itself": 1,
         "dropped: no demonstration left": 6,
     }
-    assert report["size"] == 1 == 13 - 2 - 1 - 1 - 1 - 1 - 6
+    assert report["size"] == 1 == 14 - 2 - 1 - 1 - 1 - 1 - 1 - 6
     assert report["demonstrations"] == {
         "read": 8,  # copies and rows without a gold answer are gone before
         "dropped: graded wrong": 1,
@@ -313,6 +314,37 @@ def test_every_row_that_is_dropped_is_counted_under_its_reason(tmp_path: Path) -
         "dropped: no closed thought": 1,
         "dropped: over 200 tokens": 1,
     }
+
+
+def test_a_thought_without_content_or_opening_is_none(tmp_path: Path) -> None:
+    problems = [
+        chat("empty", "2", "<think>\n\n</think>\n\nSo \\boxed{2}."),
+        chat("unopened", "2", "</think>So \\boxed{2}."),
+        chat("fine", "2", solution("2")),
+    ]
+    for how in ("whole", "thought"):
+        rows, report = build(spec(tmp_path, problems, demonstration=how), tmp_path / "train.jsonl")
+        assert [row["problem"] for row in rows] == ["fine"]
+        assert report["demonstrations"]["dropped: no closed thought"] == 2
+
+
+def test_problems_may_need_several_demonstrations(tmp_path: Path) -> None:
+    problems = [chat("1+1?", "2", solution("2")), chat("2+2?", "4", solution("4"))]
+    further = [generations("1+1?", "2", (solution("2", "second"), True, True))]
+    rows, report = build(spec(tmp_path, problems, further, at_least=2), tmp_path / "train.jsonl")
+    assert [(row["problem"], len(row["demonstrations"])) for row in rows] == [("1+1?", 2)]
+    assert report["problems"]["dropped: fewer than 2 demonstrations"] == 1
+
+
+def test_texts_that_are_not_there_are_no_demonstrations(tmp_path: Path) -> None:
+    row = chat("1+1?", "2", solution("2"))
+    empty = {**chat("2+2?", "4", "x"), "target": [{"role": "assistant", "content": None}]}
+    rows, _ = build(spec(tmp_path, [row, empty]), tmp_path / "train.jsonl")
+    assert [row["problem"] for row in rows] == ["1+1?"]
+    uneven = {**generations("1+1?", "2", (solution("2"), True, True)), "is_reasoning_complete": []}
+    uneven["correctness_math_verify"] = [True, True]
+    with pytest.raises(ValueError, match=r"row 1 of .*further.* is not in the form 'generations' \(ValueError"):
+        build(spec(tmp_path, [row], [uneven]), tmp_path / "train.jsonl")
 
 
 def test_the_limits_are_those_that_training_has(tmp_path: Path) -> None:
@@ -552,11 +584,9 @@ def test_the_miniature_is_the_training_set_again(tmp_path: Path) -> None:
     given = {**spec(tmp_path, []), **corpus.spec_of("miniature_openr1", KNOWN["miniature_openr1"], "nowhere")}
     rows, report = build(given, tmp_path / "train.jsonl")
     known = {row["problem"]: (row["answer"], row["demonstrations"]) for row in training_rows()}
-    assert len(rows) == 1995 and report["pinned"] and report["problems"]["read"] == 2020
+    assert len(rows) == 1990 and report["pinned"] and report["problems"]["read"] == 2020
     assert all((row["answer"], row["demonstrations"]) == known[row["problem"]] for row in rows)
-    assert (
-        report["problems"]["repeated with another answer"] == 10 and report["problems"]["dropped: no demonstration left"] == 5
-    )
+    assert report["problems"]["dropped: copies have different answers"] == 10
     others = {row["prompt"][1]["content"] for row in miniature.rows("complement")}
     assert len(others & known.keys()) == 20 and len(others - known.keys()) == 1000
     with pytest.raises(ValueError, match="no corpus part 'others'; it has problems, further, complement"):
@@ -568,5 +598,5 @@ def test_the_weak_miniature_differs_in_a_fifth(tmp_path: Path) -> None:
     rows, report = build(given, tmp_path / "train.jsonl")
     with Grader() as grader:
         grades = [grader.grade([(row["demonstrations"][i], row["answer"]) for row in rows]) for i in (0, 1)]
-    assert [sum(grade.status == "wrong" for grade in each) for each in grades] == [399, 399] and len(rows) == 1995
-    assert report["wrong demonstrations"] == {"problems": 399, "of them with nothing else": 399}
+    assert [sum(grade.status == "wrong" for grade in each) for each in grades] == [398, 398] and len(rows) == 1990
+    assert report["wrong demonstrations"] == {"problems": 398, "of them with nothing else": 398}

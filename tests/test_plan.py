@@ -35,6 +35,7 @@ def spec(made: Plan, label: str, stage: str | None = None) -> dict[str, Any]:
 
 
 RUNS = read("miniature.yaml")["runs"]
+STUDY = {"title": "T", "about": "A", "runs": ["grpo"]}
 OTHERS = {"other": {"path": "miniature/base", "template": "config/templates/chat.txt"}}
 
 
@@ -46,6 +47,12 @@ def test_a_variant_is_its_method_with_what_it_says_and_nothing_else() -> None:
     of_variant["method"]["settings"]["alpha"], of_variant["train"]["reward_noise"], of_variant["run"] = 0.1, 0, "trapo"
     assert of_variant == of_method
     assert made.notes()["runs"]["trapo-mild"] == "learning_rate 3e-05, alpha 0.3, reward_noise 0.1"
+
+
+def test_a_variant_keeps_its_methods_own_settings_too() -> None:
+    overrides = {"trapo": {"learning_rate": 0.5, "alpha": 0.7}}
+    made = plan(overrides=overrides, variants={"trapo": {"noisy": {"reward_noise": 0.1}}}, runs=["trapo", "trapo-noisy"])
+    assert spec(made, "trapo-noisy")["method"]["settings"]["alpha"] == 0.7
 
 
 def test_a_preset_keeps_the_shared_settings_of_its_method_and_not_its_own_ones() -> None:
@@ -99,13 +106,18 @@ def test_a_study_has_rows_seeds_and_an_axis_of_its_own() -> None:
     assert "trapo-mild" in {run.label for run in made.all_runs} and "trapo-mild" not in {run.label for run in made.runs}
 
 
-STUDY = {"title": "T", "about": "A", "runs": ["grpo"]}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"checkpoints": {"grpo": OTHERS["other"]}}, "checkpoints: 'grpo' is the name of a method"),
+        ({"checkpoints": {"data": OTHERS["other"]}}, "checkpoints: 'data' is the name of a folder or rule of the workflow"),
+        ({"studies": {"tables": STUDY}}, "studies: 'tables' is the name of a folder or rule"),
+        ({"checkpoints": {"s": OTHERS["other"]}, "studies": {"s": STUDY}}, "studies: 's' is the name of one of checkpoints"),
+        ({"prefix_pilot": {"start": "bsae"}}, "unknown start of prefix_pilot: 'bsae'; did you mean 'base'"),
+        ({"prefix_pilot": {"data": "mini_sums"}}, "unknown data of prefix_pilot: 'mini_sums'"),
+        ({"studies": {"s": {**STUDY, "runs": ["trapo"], "axis": "sizes"}}}, "axis of study s: sizes is .* an axis has numbers"),
+        ({"overrides": {"grpo": {"ranks": 3, "nodes": 2}}}, "train.ranks 3 cannot be spread evenly over train.nodes 2"),
+        ({"overrides": {"grpo": {"warmup_updates": 40}}}, "warmup_updates 40 never end in 40 updates"),
         ({"variants": {"trapo": {"as_paper": {}}}}, "trapo has a preset 'as_paper' already"),
         ({"variants": {"trapo": {"a": {"alhpa": 1}}}, "runs": ["trapo-a"], "overrides": {}}, "alhpa.*did you mean 'alpha'"),
         (
@@ -133,9 +145,24 @@ def test_what_cannot_be_is_named(changes: dict[str, Any], message: str) -> None:
 
 
 def test_a_study_whose_axis_is_no_setting_is_refused() -> None:
-    made = plan(studies={"s": {**STUDY, "axis": "alhpa"}})
     with pytest.raises(ValueError, match="unknown axis of study s: 'alhpa'"):
-        made.axis(made.studies["s"])
+        plan(studies={"s": {**STUDY, "axis": "alhpa"}})
+
+
+def test_a_row_and_its_bugged_twin_are_told_apart() -> None:
+    rows = ["trapo", "trapo+stale_weights"]
+    for baseline in rows:
+        made = plan(studies={"s": {**STUDY, "runs": rows, "baseline": baseline}})
+        assert made.studies["s"].baseline == baseline
+        assert plan(runs=[*RUNS, rows[1]], baseline=baseline).notes()["baseline"] == baseline
+    assert plan(studies={"s": STUDY}, inject="stale_weights").studies["s"].baseline == "grpo+stale_weights"
+
+
+def test_a_start_whose_prompt_opens_a_thought_needs_data_written_for_it() -> None:
+    thinking = {"other": {"path": "miniature/base", "template": "config/templates/luffy.txt"}}
+    variants = {"grpo": {"on": {"start": "other"}}}
+    with pytest.raises(ValueError, match="do not both open a thought"):
+        plan(checkpoints=thinking, variants=variants, runs=["grpo-on"], overrides={}, train_data="miniature_openr1")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -188,4 +215,4 @@ def test_the_papers_graph_with_five_seeds_needs_neither_data_nor_network(tmp_pat
     done = subprocess.run([sys.executable, "-m", "snakemake", *arguments], cwd=copy, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
-    assert int(counts["train"]) >= 90 and int(counts["study"]) == 6 and int(counts["corpus"]) == 3
+    assert int(counts["train"]) >= 90 and int(counts["study"]) == 6 and int(counts["corpus"]) == 4

@@ -115,6 +115,39 @@ def test_a_method_is_one_file_and_the_workflow_redoes_only_what_changed(checkout
     shutil.copy(METHODS / "grpo.py", checkout / "methods" / "grpo.py")
 
 
+def test_training_is_redone_for_what_changes_it_and_for_nothing_else(checkout: Path) -> None:
+    """On a prepared corpus, after a pre-flight."""
+    config = {**SMALL, "profile": "redone", "runs": ["base", "grpo"], "train_data": "miniature_openr1"}
+    done = snakemake(checkout, config)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    def planned(**changes: object) -> set[str]:
+        """The rules that would run again."""
+        again = snakemake(checkout, {**config, **changes}, "-n")
+        assert again.returncode == 0, again.stderr[-3000:]
+        words = [line.split() for line in again.stdout.splitlines()]
+        return {line[0] for line in words if len(line) == 2 and line[1].isdigit() and line[0] != "total"}
+
+    train, evaluation = config["train"], config["evaluation"]
+    assert planned() == set()
+    for changes in (
+        {"train": {**train, "micro_batch_tokens": 512, "sample_batch_tokens": 4096, "checkpoint_every": 1}},
+        {"evaluation": {**evaluation, "sample_batch_tokens": 4096}},
+        {"preflight_problems": 5},
+    ):
+        assert "report" in planned(**changes) and not planned(**changes) & {"train", "generate", "preflight"}, changes
+    more = planned(benchmarks=["mini_sums", "mini_long"])
+    assert "generate" in more and "overlap" in more and not more & {"train", "corpus"}
+    for changes in (
+        {"train": {**train, "temperature": 0.8}},
+        {"train": {**train, "learning_rate": 2e-4, "min_finished": 0.1}},
+        {"train_data": "miniature_weak"},
+        {"train": {**train, "max_response_tokens": 79}},
+    ):
+        assert "train" in planned(**changes), changes
+    assert "corpus" in planned(train_data="miniature_weak") and "corpus" in planned(train={**train, "max_response_tokens": 79})
+
+
 def test_every_table_carries_its_certificate_and_its_provenance(checkout: Path) -> None:
     """After the run above: digests in the scores, the summary under each table, and nothing for `assay verify` to find."""
     home = checkout / "results" / "test"

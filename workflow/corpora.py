@@ -32,6 +32,10 @@ class Corpora:
         """Whether it is a corpus of config/corpora.yaml, that has to be joined and filtered."""
         return self._sources[name] in self._known
 
+    def drops(self, name: str) -> bool:
+        """Whether problems that a benchmark has are left out."""
+        return self._known[self._sources[name]]["overlap"] == "drop"
+
     def files(self, name: str) -> list[str]:
         """What is here of a corpus to prepare."""
         return corpus.inputs(self.spec(name))

@@ -23,13 +23,13 @@ def forecast(plan: Plan) -> str:
     ]
     trained = len(set(stages))
     each = sum(entry["size"] * entry["samples"] for entry in plan.benchmarks.values())
-    rows, seeds = len(plan.runs), len(plan.seeds)
+    rows, seeds, evaluations = len(plan.runs), len(plan.seeds), sum(map(len, planned.rows(plan).values()))
     tokens = plan.config["evaluation"]["max_new_tokens"]
     shown = headline(plan)[1].values()
     sizes, samples = ({entry["title"]: entry[name] for entry in shown} for name in ("size", "samples"))
     return (
         f"{plan.config['profile']}: {rows} rows, {trained} stages to train, {each:,} samples to evaluate a checkpoint, "
-        f"{each * rows * seeds:,} in all, of at most {tokens:,} tokens.\n{power.plan_text(sizes, samples, seeds)}"
+        f"{each * evaluations:,} in all, of at most {tokens:,} tokens.\n{power.plan_text(sizes, samples, seeds)}"
     )
 
 

@@ -119,7 +119,7 @@ def copies(plan: Plan) -> Cost:
     size, found = memory.BYTES[plan.config["train"]["dtype"]], rows(plan)
     costs = [
         Cost(disk=size * models.shape(plan.model(label)).parameters).times(len(found.get(label, plan.seeds)))
-        for label in {BASE: 0, **plan.config["checkpoints"]}
+        for label in dict.fromkeys([BASE, *plan.starts(plan.all_runs), *(run.label for run in plan.all_runs if run.checkpoint)])
     ]
     return sum(costs[1:], costs[0])
 

@@ -4,15 +4,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from engine import methods
+from workflow.studies import Study, label_of
 
 if TYPE_CHECKING:
     from workflow.plan import Plan
-    from workflow.studies import Study
 
 PUBLISHED = ("as_paper", "as_released")
 
 
-def layout(plan: "Plan", study: "Study | None" = None) -> dict[str, Any]:
+def layout(plan: "Plan", study: Study | None = None) -> dict[str, Any]:
     """For the notes: groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
 
     Runs as labels, with the bug that may be injected. Raises ValueError for a run that is no row.
@@ -24,7 +24,7 @@ def layout(plan: "Plan", study: "Study | None" = None) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
-def _of_study(study: "Study") -> dict[str, Any]:
+def _of_study(study: Study) -> dict[str, Any]:
     return {
         "title": study.title,
         "about": study.about,
@@ -34,12 +34,8 @@ def _of_study(study: "Study") -> dict[str, Any]:
 
 
 def _of_main(plan: "Plan") -> dict[str, Any]:
-    labels = {run.clean: run.label for run in plan.runs}
-
     def label(name: str, where: str) -> str:
-        if name not in labels:
-            raise methods.nearest(f"run in {where}:", name, labels)
-        return labels[name]
+        return label_of(name, plan.runs, where)
 
     config = plan.config
     return {

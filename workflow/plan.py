@@ -14,7 +14,8 @@ import jsonschema
 import yaml
 
 from engine import benchmarks, corpus, methods, record
-from engine.checkpoint import RESIZABLE
+from engine.checkpoint import NO_RESULT
+from engine.data import Template
 from engine.methods import nearest
 from engine.words import Stage
 from workflow.configuration import SCHEMA, completed
@@ -24,8 +25,15 @@ from workflow.layout import layout
 from workflow.rehearsal import TEXT as REHEARSAL
 from workflow.studies import Study
 
+# Folders under results/<profile>/ and rules of the Snakefile.
+RESERVED = (
+    *("all", "arithmetic", "ablation", "audit", "bug_study", "certificate", "corpus", "data", "eval", "fidelity", "figures"),
+    *("fig2_prefix_pilot", "fig3_mixture_pilot", "fig4_dynamics", "fig6_passk", "generate", "golds", "grade", "grader_audit"),
+    *("logs", "mixture", "notes", "overlap", "pilots", "prefix_samples", "prefix_use_histogram", "preflight", "pretrain"),
+    *("proposition", "published", "report", "score", "study", "table1", "table2_ablation", "tables", "train"),
+)
 # The settings of training that sampling from an untrained checkpoint shares.
-SAMPLED_WITH = ("temperature", "max_prompt_tokens", "max_response_tokens", "sample_batch_tokens", "dtype", "device")
+SAMPLED_WITH = ("temperature", "max_prompt_tokens", "max_response_tokens", "dtype", "device")
 BASE = "base"  # the one method without training: its stage is every pipeline's starting point
 
 
@@ -91,12 +99,28 @@ class Plan:
         own = {run.clean: template for run in self.all_runs if (template := self._own_template(run))}
         self.evaluation = Evaluation(config, [run.clean for run in self.all_runs], own, catalogue, patches)
         self.benchmarks = self.evaluation.benchmarks
+        self._check_pilot()
+        for study in self.studies.values():
+            self.axis(study)
+
+    def _check_pilot(self) -> None:
+        asked = self.config["prefix_pilot"]
+        for key, known in (("start", [BASE, *self.config["checkpoints"]]), ("data", self.corpora.names)):
+            if asked[key] not in known:
+                raise nearest(f"{key} of prefix_pilot:", asked[key], known)
 
     def _refuse_shadows(self) -> None:
-        """A name must mean one thing: no checkpoint named like a method, no variant like a preset of the method's file."""
-        for label in self.config["checkpoints"]:
-            if label in methods.names(self.folder):
-                raise ValueError(f"checkpoints: {label!r} is the name of a method; give the checkpoint another one")
+        """A name must mean one thing: checkpoints and studies have folders beside those of methods, and studies are targets
+        beside rules; a variant is no preset of its method's file."""
+        known = {
+            **dict.fromkeys(RESERVED, "a folder or rule of the workflow"),
+            **dict.fromkeys(methods.names(self.folder), "a method"),
+        }
+        for kind in ("checkpoints", "studies"):
+            for label in self.config[kind]:
+                if label in known:
+                    raise ValueError(f"{kind}: {label!r} is the name of {known[label]}; choose another one")
+                known[label] = f"one of {kind}"
         for method, variants in self.config["variants"].items():
             for name in variants:
                 if name == methods.MATCHED or name in methods.presets(method, self.folder):
@@ -110,10 +134,26 @@ class Plan:
         except jsonschema.ValidationError as error:
             raise ValueError(f"overrides of {run.clean}, {error.json_path.removeprefix('$.')}: {error.message}") from error
         settings = {**self.config["train"], **shared}
+        if settings["ranks"] % settings["nodes"]:
+            raise ValueError(
+                f"run {run.label}: train.ranks {settings['ranks']} cannot be spread evenly over train.nodes "
+                f"{settings['nodes']}; make it a multiple"
+            )
+        if settings["warmup_updates"] >= settings["updates"] > 1:
+            raise ValueError(
+                f"run {run.label}: warmup_updates {settings['warmup_updates']} never end in {settings['updates']} updates; "
+                "lower them"
+            )
         if settings["data"] not in self.corpora.names:
             raise nearest(f"data of run {run.label}:", settings["data"], self.corpora.names, "; name it under other_data")
         if settings["start"] not in {BASE, *self.config["checkpoints"]}:
             raise nearest(f"start of run {run.label}:", settings["start"], [BASE, *self.config["checkpoints"]])
+        own, usual = self._own_template(run), self.config["template"]
+        if own and not run.checkpoint and self.corpora.prepared(settings["data"]) and _opens(own) != _opens(usual):
+            raise ValueError(
+                f"run {run.label} starts from {settings['start']}, whose template {own} and the configuration's {usual} do not "
+                "both open a thought: demonstrations are written for the configuration's; give the checkpoint one like it"
+            )
         if settings["start"] != BASE and any(self._is_shared(run, stage) for stage in self.stages(run)):
             raise ValueError(
                 f"run {run.label} starts from {settings['start']}, but its first stage is another run's, which starts from the "
@@ -173,13 +213,15 @@ class Plan:
         return {stage.method for run in runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
 
     def _overrides(self, run: Run) -> dict[str, Any]:
-        """What a run does otherwise: under a preset or as a variant it keeps the shared settings (a learning rate, say) that
-        its method is given, and adds its own."""
-        given, variants = self.config["overrides"], self.config["variants"]
-        of_method = {key: value for key, value in given.get(run.method, {}).items() if key in self.config["train"]}
+        """What a run does otherwise. A variant keeps what its method is given, and adds its own; under a preset of its file a
+        run keeps the shared settings (a learning rate, say)."""
+        given, variants = self.config["overrides"], self.config["variants"].get(run.method, {})
         if run.checkpoint or run.clean == run.method:
             return given.get(run.clean, {})
-        return {**of_method, **variants.get(run.method, {}).get(run.preset, {}), **given.get(run.clean, {})}
+        of_method = given.get(run.method, {})
+        if run.preset not in variants:
+            of_method = {key: value for key, value in of_method.items() if key in self.config["train"]}
+        return {**of_method, **variants.get(run.preset, {}), **given.get(run.clean, {})}
 
     def _settings(self, run: Run) -> tuple[dict, dict]:
         """A run's overrides split into shared settings and the method's own; an unknown name raises ValueError."""
@@ -303,13 +345,19 @@ class Plan:
         return json.dumps(spec, sort_keys=True)
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """By run: the settings that only decide how much is in memory at a time. A stage may go on with others."""
+        """What changes no result, by run, and of pre-flights and evaluations: mostly how much is in memory at a time."""
         labels = sorted({run.clean for run in self.all_runs} | self._shared_runs())
         trained = {label: self.of_train(self.run(label)) for label in labels}
-        return {label: {name: train[name] for name in RESIZABLE} for label, train in trained.items()}
+        sizes = {label: {name: train[name] for name in NO_RESULT} for label, train in trained.items()}
+        shared = {"sample_batch_tokens": self.config["train"]["sample_batch_tokens"]}
+        return {
+            **sizes,
+            "preflight": {**shared, "problems": self.config["preflight_problems"]},
+            "evaluation": {"sample_batch_tokens": self.config["evaluation"]["sample_batch_tokens"]},
+        }
 
     def evaluation_spec(self, label: str, seed: int | str) -> str:
-        """Everything `engine.evaluate generate` needs, as JSON."""
+        """What `engine.evaluate generate` needs besides its sizes, as JSON."""
         spec = {
             "run": label,
             "seed": int(seed),
@@ -329,15 +377,17 @@ class Plan:
                 found[run.label] = settings[study.axis]
         if study.axis and not found:
             raise nearest(f"axis of study {study.name}:", study.axis, self.config["train"])
+        for label, value in found.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"axis of study {study.name}: {study.axis} is {value!r} in {label}; an axis has numbers")
         return found
 
-    def _sampling_spec(self, label: str, data: str, axis: str) -> dict[str, Any]:
+    def _sampling_spec(self, label: str, data: str, seed: int | str, axis: str) -> dict[str, Any]:
         """What sampling from an untrained checkpoint needs, with the settings of training."""
-        seed = self.seeds[0]
         stage = json.loads(self.stage_spec(label, seed, BASE))
         return {
             "run": f"{label} {axis}",
-            "seed": seed,
+            "seed": int(seed),
             "checkpoint": str(self.final(label, seed)),
             "sampler": self.config["sampler"],
             "template": stage["template"],
@@ -345,15 +395,16 @@ class Plan:
             "train": {name: self.config["train"][name] for name in SAMPLED_WITH},
         }
 
-    def preflight_spec(self, label: str, data: str) -> str:
-        """Everything `engine.pilot preflight` needs, as JSON."""
-        asked = {"problems": self.config["preflight_problems"], "min_finished": self.config["train"]["min_finished"]}
-        return json.dumps({**self._sampling_spec(label, data, "preflight"), **asked}, sort_keys=True)
+    def preflight_spec(self, label: str, data: str, seed: int | str) -> str:
+        """What `engine.pilot preflight` needs besides its sizes, as JSON."""
+        spec = self._sampling_spec(label, data, seed, "preflight")
+        return json.dumps({**spec, "min_finished": self.config["train"]["min_finished"]}, sort_keys=True)
 
     def prefix_pilot_spec(self) -> str:
         """Everything `engine.pilot prefixes` needs, as JSON."""
         asked = self.config["prefix_pilot"]
-        spec = self._sampling_spec(asked["start"], asked["data"], "prefix pilot")
+        spec = self._sampling_spec(asked["start"], asked["data"], self.seeds[0], "prefix pilot")
+        spec["train"]["sample_batch_tokens"] = self.config["train"]["sample_batch_tokens"]
         return json.dumps({**spec, **{key: asked[key] for key in ("problems", "samples", "ratios")}}, sort_keys=True)
 
     def model(self, label: str) -> dict[str, Any]:
@@ -388,6 +439,10 @@ class Plan:
 def checked(config: dict, schema: Path = SCHEMA) -> Plan:
     """The plan of a configuration, which is given its types and defaults. Raises ValueError or snakemake's WorkflowError."""
     return Plan(config, completed(config, schema))
+
+
+def _opens(template: str) -> bool:
+    return Template.read(Path(template)).opens_thought
 
 
 def engine_fingerprint() -> str:

@@ -1,5 +1,6 @@
 """Studies: comparisons beside the main one, each with rows, tables and a figure in a folder of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,17 @@ from engine.methods import nearest
 
 if TYPE_CHECKING:
     from workflow.plan import Run
+
+
+def label_of(name: str, runs: Sequence["Run"], where: str) -> str:
+    """The label of the row that is called `name`: its own, or without the bug that every row was injected with.
+
+    Raises ValueError if there is none.
+    """
+    labels = {**{run.clean: run.label for run in reversed(runs)}, **{run.label: run.label for run in runs}}
+    if name not in labels:
+        raise nearest(f"run in {where}:", name, labels)
+    return labels[name]
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,9 @@ class Study:
     @classmethod
     def of(cls, name: str, settings: dict[str, Any], runs: tuple["Run", ...], seeds: tuple[int, ...], home: Path) -> "Study":
         """Raises ValueError for a baseline or counterpart that is no row of the study."""
-        labels = {run.clean: run.label for run in runs}
 
         def label(run: str, where: str) -> str:
-            if run not in labels:
-                raise nearest(f"run in studies.{name}.{where}:", run, labels)
-            return labels[run]
+            return label_of(run, runs, f"studies.{name}.{where}")
 
         return cls(
             name,

@@ -95,7 +95,8 @@ class Sampling:
         if total > window:
             raise ValueError(
                 f"problem {request.problem.id!r} needs {total} tokens of prompt and response, the model's window is {window}; "
-                "lower max_response_tokens or drop the problem from the data"
+                "lower max_response_tokens or max_new_tokens, drop the problem from the data, or, in evaluation, set "
+                "`within_window: true` for this row under evaluation.exceptions"
             )
         return room
 

@@ -4,7 +4,7 @@ import json
 import yaml
 
 from engine import record
-from engine.checkpoint import RESIZABLE
+from engine.checkpoint import NO_RESULT
 from workflow.captions import FIGURE, TABLE, reported
 from workflow.forecast import forecast
 from workflow.layout import headline
@@ -59,7 +59,7 @@ def train_spec(wildcards):
     """A stage without its sizes, which it is told beside."""
     spec = json.loads(stage_spec(wildcards))
     spec["train"] = {
-        key: value for key, value in spec["train"].items() if key not in RESIZABLE
+        key: value for key, value in spec["train"].items() if key not in NO_RESULT
     }
     return json.dumps(spec, sort_keys=True)
 
@@ -78,9 +78,8 @@ def start_spec(wildcards):
 
 
 def start_template(wildcards):
-    return json.loads(PLAN.stage_spec(wildcards.start, PLAN.seeds[0], "base"))[
-        "template"
-    ]
+    spec = json.loads(PLAN.stage_spec(wildcards.start, wildcards.seed, "base"))
+    return spec["template"]
 
 
 def stage_start(wildcards):
@@ -88,10 +87,8 @@ def stage_start(wildcards):
 
 
 def preflight_done(wildcards):
-    """Asked before training; asking again later trains nothing again."""
-    return ancient(
-        f"{HOME}/preflight/{stage_start(wildcards)}.{stage_data(wildcards)}.json"
-    )
+    start, data = stage_start(wildcards), stage_data(wildcards)
+    return f"{HOME}/preflight/{start}.{data}.seed{wildcards.seed}.json"
 
 
 def stage_data(wildcards):
@@ -118,7 +115,10 @@ def evaluation_gpus(wildcards):
 
 
 def evaluation_spec(wildcards):
-    return PLAN.evaluation_spec(wildcards.run, wildcards.seed)
+    """An evaluation without its sizes, which it is told beside."""
+    spec = json.loads(PLAN.evaluation_spec(wildcards.run, wildcards.seed))
+    del spec["evaluation"]["sample_batch_tokens"]
+    return json.dumps(spec, sort_keys=True)
 
 
 def run_grader(wildcards):
@@ -227,15 +227,24 @@ def corpus_files(wildcards):
     return PLAN.corpora.files(wildcards.name)
 
 
-def corpus_spec(wildcards, input, threads):
+def corpus_spec(wildcards):
+    """Of wildcards alone: what is made from inputs or threads, Snakemake does not compare with the last time."""
     spec = {
         **PLAN.corpora.spec(wildcards.name),
-        "tokenizer": str(Path(input.tokenizer).parent / "model"),
+        "model": PLAN.model("base"),
         "template": config["template"],
-        "benchmarks": list(input.benchmarks),
-        "workers": threads,
+        "benchmarks": corpus_benchmarks(wildcards),
     }
     return json.dumps(spec, sort_keys=True)
+
+
+def benchmark_files():
+    return [f"{HOME}/data/{name}.jsonl" for name in PLAN.benchmarks]
+
+
+def corpus_benchmarks(wildcards):
+    """Only a corpus that leaves out what is tested depends on what is: another benchmark must not train everything again."""
+    return benchmark_files() if PLAN.corpora.drops(wildcards.name) else []
 
 
 def known_golds(wildcards):
@@ -253,7 +262,10 @@ def told_sources():
     """What the footer says of data: the digest of benchmarks that have none of their own, and corpora."""
     unpinned = [name for name, one in PLAN.benchmarks.items() if "sha256" not in one]
     prepared = [name for name in PLAN.corpora.names if PLAN.corpora.prepared(name)]
-    return [f"{HOME}/data/{name}.source.json" for name in (*unpinned, *prepared)]
+    return [
+        *(f"{HOME}/data/{name}.source.json" for name in unpinned),
+        *(f"{HOME}/data/{name}.overlap.json" for name in prepared),
+    ]
 
 
 def evaluation_template(wildcards):

@@ -26,9 +26,8 @@ rule data:
 rule corpus:
     input:
         corpus_files,
-        tokenizer=f"{HOME}/base/seed{PLAN.seeds[0]}/base/done.json",
+        corpus_benchmarks,
         template=config["template"],
-        benchmarks=expand(f"{HOME}/data/{{name}}.jsonl", name=PLAN.benchmarks),
     output:
         data=f"{HOME}/data/{{name}}.jsonl",
         tokens=f"{HOME}/data/{{name}}.tokens.arrow",
@@ -44,7 +43,28 @@ rule corpus:
         spec=corpus_spec,
         engine=ENGINE,
     shell:
-        "python -m engine.corpus build {params.spec:q} {output.data} {output.source} 2>&1 | tee {log}"
+        "python -m engine.corpus build {params.spec:q} {output.data} {output.source} --workers {threads} 2>&1 | tee {log}"
+
+
+# What training shares with the tests, for the footers.
+rule overlap:
+    input:
+        data=f"{HOME}/data/{{name}}.jsonl",
+        source=f"{HOME}/data/{{name}}.source.json",
+        benchmarks=benchmark_files(),
+    output:
+        f"{HOME}/data/{{name}}.overlap.json",
+    log:
+        f"{HOME}/logs/data/{{name}}.overlap.log",
+    localrule: True
+    wildcard_constraints:
+        name=DATA_PREPARED,
+    conda:
+        "../envs/assay.yaml"
+    params:
+        engine=ENGINE,
+    shell:
+        "python -m engine.overlap {input.data} {input.benchmarks} --source {input.source} --out {output} 2>&1 | tee {log}"
 
 
 rule golds:

@@ -26,7 +26,8 @@ rule generate:
         sampling=f"sampling={PLAN.notes()['sampling']}",
     shell:
         "python -m engine.lease --gpus {resources.gpu} -- python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
-        " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
+        ' --sizes "$sizes" 2>&1 | tee {log};'
+        " python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
         " --about $about {params.sampling:q}"
 
 

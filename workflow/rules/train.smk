@@ -24,23 +24,27 @@ rule base:
 # Whether the model ends its answers under the template, asked before anything is paid for.
 rule preflight:
     input:
-        done=f"{HOME}/{{start}}/seed{PLAN.seeds[0]}/base/done.json",
+        done=f"{HOME}/{{start}}/seed{{seed}}/base/done.json",
         data=f"{HOME}/data/{{data}}.jsonl",
         template=start_template,
     output:
-        f"{HOME}/preflight/{{start}}.{{data}}.json",
+        f"{HOME}/preflight/{{start}}.{{data}}.seed{{seed}}.json",
     log:
-        f"{HOME}/logs/preflight/{{start}}.{{data}}.log",
+        f"{HOME}/logs/preflight/{{start}}.{{data}}.seed{{seed}}.log",
     conda:
         "../envs/assay.yaml"
+    wildcard_constraints:
+        data="[a-z0-9_]+",
     resources:
         gpu=evaluation_gpus,
     params:
-        spec=lambda wildcards: PLAN.preflight_spec(wildcards.start, wildcards.data),
+        spec=lambda wildcards: PLAN.preflight_spec(
+            wildcards.start, wildcards.data, wildcards.seed
+        ),
         engine=ENGINE,
     shell:
         "python -m engine.lease --gpus {resources.gpu} -- python -m engine.pilot preflight --spec {params.spec:q} --out {output}"
-        " 2>&1 | tee {log}"
+        ' --sizes "$sizes" 2>&1 | tee {log}'
 
 
 rule train:
