@@ -49,7 +49,7 @@ def dataset_files(name: str, hub: dict, place: str | Path) -> list[Path]:
         files = found(_fetched(what, hub, place, download))
     if not files:
         raise _error(what, hub, place, "is not there", "correct `file`")
-    if lacking := _lacking(files):
+    if "*" in hub["file"] and (lacking := _lacking(files)):
         raise _error(what, hub, place, f"is only in part here, without {lacking}", "it needs the network once")
     return files
 
@@ -96,7 +96,7 @@ def _fetched(what: str, hub: dict, place: str | Path, download: Callable[[], Pat
         raise _error(what, hub, place, *_reason(error)) from error
     if not hub["revision"]:
         log.warning(
-            "WARNING: %s: no revision is pinned; read the newest that the hub, or without it the cache, has: %s",
+            "WARNING: %s: no revision is pinned; read the newest at hand, %s",
             what,
             commit(path),
         )

@@ -39,8 +39,8 @@ OUTPUTS = ("model", "metrics.jsonl", "timings.jsonl", "certificate.json")
 
 def identity(spec: dict) -> dict[str, Any]:
     """Everything that determines a stage's result, by name: its digest is the stage's name tag."""
-    # Two runs may share a stage; what is published is neither trained nor sampled from.
-    unused = ("run",) if spec["method"] else ("run", "train", "data", "sampler")
+    # Two runs may share a stage; what is published is not trained.
+    unused = ("run",) if spec["method"] else ("run", "train", "data")
     kept = {key: value for key, value in spec.items() if key not in unused}
     if spec["method"]:
         kept["train"] = {key: value for key, value in spec["train"].items() if key not in checkpoint.NO_RESULT}

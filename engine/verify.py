@@ -128,7 +128,7 @@ class Report:
         except (OSError, ValueError, LookupError, TypeError, ImportError) as error:  # a source is gone or has another form
             self._same("source", "stage", "", record.digest(then), f"{type(error).__name__}: {error}")
             return
-        where: dict[str, Path | str] = {"data": Path(spec["data"]), "template": Path(spec["template"])}
+        where: dict[str, Path | str] = {"data": Path(spec.get("data", "")), "template": Path(spec["template"])}
         where["model"] = spec["model"]["path"]  # a folder
         if spec["method"]:
             where["method"] = Path(spec["method"]["folder"]) / f"{spec['method']['name']}.py"

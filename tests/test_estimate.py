@@ -406,13 +406,14 @@ def test_without_a_machine_or_gpus_no_time_is_given() -> None:
 
 
 def test_rows_of_studies_and_published_checkpoints_are_planned() -> None:
-    plan = seven({"runs": ["base", "grpo"]}, gradient_checkpointing=True)
-    plan.config["studies"] = {"more": {"runs": ["grpo", "luffy"], "seeds": [3, 4]}}
+    more = {"title": "More", "about": "of them", "runs": ["grpo", "luffy"], "seeds": [3, 4]}
+    plan = seven({"runs": ["base", "grpo"], "studies": {"more": more}}, gradient_checkpointing=True)
     training = {job.rows[0]: sorted(job.folders) for job in jobs.trainings(plan)}
     assert jobs.rows(plan) == {"base": [0], "grpo": [0, 3, 4], "luffy": [3, 4]}
     assert len(training["grpo"]) == 3 and len(training["luffy"]) == 2
-    plan.config["checkpoints"] = {"base": {"name": "oat_zero"}}
-    assert "Window of base: 4,096 tokens, prompt and response may have 9,216." in full(plan)[0]
+    others = {"oat": {"name": "oat_zero", "template": "config/templates/qwen_math.txt"}}
+    plan = seven({"runs": ["base", "oat"], "checkpoints": others}, gradient_checkpointing=True)
+    assert "Window of oat: 4,096 tokens, prompt and response may have 9,216." in full(plan)[0]
 
 
 def test_the_command_needs_no_torch_and_takes_settings() -> None:

@@ -180,7 +180,8 @@ def test_without_a_revision_the_newest_is_read_and_said(tmp_path: Path, server: 
     (path,) = paths(done)
     assert hub.commit(path) == COMMIT
     assert (
-        f"WARNING: corpus sums: {ONE['file']} of someone/sums: no revision is pinned; read the newest, {COMMIT}" in done.stderr
+        f"WARNING: corpus sums: {ONE['file']} of someone/sums: no revision is pinned; read the newest at hand, {COMMIT}"
+        in done.stderr
     )
 
 

@@ -117,7 +117,6 @@ def test_a_study_has_rows_seeds_and_an_axis_of_its_own() -> None:
         ({"prefix_pilot": {"data": "mini_sums"}}, "unknown data of prefix_pilot: 'mini_sums'"),
         ({"studies": {"s": {**STUDY, "runs": ["trapo"], "axis": "sizes"}}}, "axis of study s: sizes is .* an axis has numbers"),
         ({"overrides": {"grpo": {"ranks": 3, "nodes": 2}}}, "train.ranks 3 cannot be spread evenly over train.nodes 2"),
-        ({"overrides": {"grpo": {"warmup_updates": 40}}}, "warmup_updates 40 never end in 40 updates"),
         ({"variants": {"trapo": {"as_paper": {}}}}, "trapo has a preset 'as_paper' already"),
         ({"variants": {"trapo": {"a": {"alhpa": 1}}}, "runs": ["trapo-a"], "overrides": {}}, "alhpa.*did you mean 'alpha'"),
         (

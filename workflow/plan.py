@@ -139,11 +139,6 @@ class Plan:
                 f"run {run.label}: train.ranks {settings['ranks']} cannot be spread evenly over train.nodes "
                 f"{settings['nodes']}; make it a multiple"
             )
-        if settings["warmup_updates"] >= settings["updates"] > 1:
-            raise ValueError(
-                f"run {run.label}: warmup_updates {settings['warmup_updates']} never end in {settings['updates']} updates; "
-                "lower them"
-            )
         if settings["data"] not in self.corpora.names:
             raise nearest(f"data of run {run.label}:", settings["data"], self.corpora.names, "; name it under other_data")
         if settings["start"] not in {BASE, *self.config["checkpoints"]}:

@@ -56,9 +56,9 @@ rule overlap:
         f"{HOME}/data/{{name}}.overlap.json",
     log:
         f"{HOME}/logs/data/{{name}}.overlap.log",
-    localrule: True
     wildcard_constraints:
         name=DATA_PREPARED,
+    localrule: True
     conda:
         "../envs/assay.yaml"
     params:

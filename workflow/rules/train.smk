@@ -31,10 +31,10 @@ rule preflight:
         f"{HOME}/preflight/{{start}}.{{data}}.seed{{seed}}.json",
     log:
         f"{HOME}/logs/preflight/{{start}}.{{data}}.seed{{seed}}.log",
-    conda:
-        "../envs/assay.yaml"
     wildcard_constraints:
         data="[a-z0-9_]+",
+    conda:
+        "../envs/assay.yaml"
     resources:
         gpu=evaluation_gpus,
     params:
