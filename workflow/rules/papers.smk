@@ -248,12 +248,12 @@ rule table2_ablation:
 
 rule fig4_dynamics:
     input:
-        [path for path in rules.figures.output if "/training." in path],
+        [path for path in rules.figures.output if Path(path).stem == "training"],
 
 
 rule fig6_passk:
     input:
-        [path for path in rules.figures.output if "/pass_at_k." in path],
+        [path for path in rules.figures.output if Path(path).stem == "pass_at_k"],
 
 
 for name in PLAN.studies:
