@@ -123,6 +123,10 @@ def test_a_study_has_rows_seeds_and_an_axis_of_its_own() -> None:
             {"variants": {"trapo": {"a": {"updates": 0}}}, "runs": ["trapo-a"], "overrides": {}},
             "overrides of trapo-a, updates: 0 is less than",
         ),
+        (
+            {"overrides": {"sft": {"updates": 0}}, "runs": ["sft_then_grpo"], "baseline": ""},
+            "overrides of sft, updates: 0 is less",
+        ),
         ({"runs": ["trapo-b"]}, "unknown preset of method 'trapo': 'b'"),
         ({"overrides": {"grpo": {"data": "trian"}}}, "unknown data of run grpo: 'trian'; did you mean 'train'.*other_data"),
         ({"overrides": {"grpo": {"start": "other"}}}, "unknown start of run grpo: 'other'"),

@@ -94,7 +94,7 @@ class Plan:
                 *self._shared_runs(),
             }:
                 raise nearest("run in overrides:", label, config["runs"])
-        for run in self.all_runs:
+        for run in [*self.all_runs, *map(self.run, sorted(self._shared_runs()))]:
             self._check_settings(run, schema["properties"]["train"])
         own = {run.clean: template for run in self.all_runs if (template := self._own_template(run))}
         self.evaluation = Evaluation(config, [run.clean for run in self.all_runs], own, catalogue, patches)
@@ -128,12 +128,11 @@ class Plan:
 
     def _check_settings(self, run: Run, schema: dict) -> None:
         """Raise ValueError if a run's settings do not exist, are of the wrong kind, or name data or a start that do not."""
-        shared, _ = self._settings(run)
+        settings = self.of_train(run)
         try:
-            jsonschema.validate({**self.config["train"], **shared}, schema)
+            jsonschema.validate(settings, schema)
         except jsonschema.ValidationError as error:
             raise ValueError(f"overrides of {run.clean}, {error.json_path.removeprefix('$.')}: {error.message}") from error
-        settings = {**self.config["train"], **shared}
         if settings["ranks"] % settings["nodes"]:
             raise ValueError(
                 f"run {run.label}: train.ranks {settings['ranks']} cannot be spread evenly over train.nodes "
@@ -161,7 +160,7 @@ class Plan:
 
     def _own_template(self, run: Run) -> str:
         """The template of the checkpoint a run is, or starts from, if that has one of its own; else empty."""
-        label = run.checkpoint or {**self.config["train"], **self._settings(run)[0]}["start"]
+        label = run.checkpoint or self.of_train(run)["start"]
         return self.config["checkpoints"].get(label, {}).get("template", "")
 
     def run(self, label: str) -> Run:
@@ -193,7 +192,7 @@ class Plan:
 
     def _lacking(self, run: Run, bug: str) -> str:
         """What a bug needs of the shared settings and a run does not have; empty if the bug can happen there."""
-        settings = {**self.config["train"], **self._overrides(run)}
+        settings = self.of_train(run)
         needs = self.bugs[bug].get("needs", {})
         return ", ".join(f"train.{key} in {allowed}" for key, allowed in needs.items() if settings.get(key) not in allowed)
 
@@ -315,8 +314,8 @@ class Plan:
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
         """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
         run, stage = self._stage(label, name)
-        shared, own = self._settings(run)
-        train = {**self.config["train"], **shared}
+        _, own = self._settings(run)
+        train = self.of_train(run)
         parent = self.parent(label, seed, name)
         chosen = None
         if stage.method is not None:
