@@ -13,7 +13,8 @@ from workflow.estimate import Cost, Habits, evaluation_cost, habits, stage_cost
 from workflow.hardware import CPU, Hardware, declared
 from workflow.memory import GIB, RESERVE, Memory
 from workflow.models import Shape
-from workflow.plan import BASE, Plan
+from workflow.plan import Plan
+from workflow.runs import BASE
 
 # Changes that make a stage smaller, the cheapest first; `None` stands for the longest row of the run.
 SMALLER: tuple[tuple[str, Any], ...] = (

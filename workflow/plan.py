@@ -5,24 +5,23 @@ unknown one is answered with the nearest known one.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from engine import benchmarks, corpus, methods, record
 from engine.checkpoint import NO_RESULT
 from engine.data import Template
 from engine.methods import nearest
-from engine.words import Stage
+from workflow import models
 from workflow.configuration import SCHEMA, completed
 from workflow.corpora import Corpora
 from workflow.evaluation import Evaluation
 from workflow.layout import layout
 from workflow.rehearsal import TEXT as REHEARSAL
+from workflow.runs import BASE, Run, Runs
 from workflow.studies import Study
 
 # Folders under results/<profile>/ and rules of the Snakefile.
@@ -34,36 +33,9 @@ RESERVED = (
 )
 # The settings of training that sampling from an untrained checkpoint shares.
 SAMPLED_WITH = ("temperature", "max_prompt_tokens", "max_response_tokens", "dtype", "device")
-BASE = "base"  # the one method without training: its stage is every pipeline's starting point
 
 
-@dataclass(frozen=True)
-class Run:
-    """One row of the results: a method under a preset, perhaps with a known bug injected on purpose, or a checkpoint of others
-    that is only evaluated. Its label, `method[-preset][+bug]` or the checkpoint's name, names its folder."""
-
-    method: str
-    preset: str
-    bug: str | None = None
-    checkpoint: str | None = None
-
-    @property
-    def clean(self) -> str:
-        """The label without the bug: where settings are looked up."""
-        if self.checkpoint:
-            return self.checkpoint
-        return self.method if self.preset == methods.MATCHED else f"{self.method}-{self.preset}"
-
-    @property
-    def label(self) -> str:
-        return self.clean + self.suffix
-
-    @property
-    def suffix(self) -> str:
-        return f"+{self.bug}" if self.bug else ""
-
-
-class Plan:
+class Plan(Runs):
     """A checked configuration. Paths are relative to the repository's root, where Snakemake runs."""
 
     def __init__(
@@ -73,15 +45,12 @@ class Plan:
         catalogue: Path = benchmarks.CATALOGUE,
         bugs: Path = Path("config/bugs.yaml"),
         patches: Path = benchmarks.PATCHES,
-        models: Path = Path("config/models.yaml"),
+        known_models: Path = models.CATALOGUE,
         corpora: Path = corpus.CATALOGUE,
     ) -> None:
-        self.config = config
-        self.folder = Path(config["methods_dir"])
-        self.home = Path("results") / config["profile"]
+        super().__init__(config, bugs)
         self.seeds: list[int] = config["seeds"]
-        self.bugs: dict[str, dict] = yaml.safe_load(bugs.read_text())
-        self._models: dict[str, dict] = yaml.safe_load(models.read_text())
+        self._models = models.catalogue(known_models)
         self.corpora = Corpora(config, corpora)
         self._refuse_shadows()
         self.runs = [self.injected(self.run(label), config["inject"]) for label in config["runs"]]
@@ -96,7 +65,7 @@ class Plan:
                 raise nearest("run in overrides:", label, config["runs"])
         for run in [*self.all_runs, *map(self.run, sorted(self._shared_runs()))]:
             self._check_settings(run, schema["properties"]["train"])
-        own = {run.clean: template for run in self.all_runs if (template := self._own_template(run))}
+        own = {run.clean: template for run in self.all_runs if (template := self.own_template(run))}
         self.evaluation = Evaluation(config, [run.clean for run in self.all_runs], own, catalogue, patches)
         self.benchmarks = self.evaluation.benchmarks
         self._check_pilot()
@@ -142,13 +111,13 @@ class Plan:
             raise nearest(f"data of run {run.label}:", settings["data"], self.corpora.names, "; name it under other_data")
         if settings["start"] not in {BASE, *self.config["checkpoints"]}:
             raise nearest(f"start of run {run.label}:", settings["start"], [BASE, *self.config["checkpoints"]])
-        own, usual = self._own_template(run), self.config["template"]
+        own, usual = self.own_template(run), self.config["template"]
         if own and not run.checkpoint and self.corpora.prepared(settings["data"]) and _opens(own) != _opens(usual):
             raise ValueError(
                 f"run {run.label} starts from {settings['start']}, whose template {own} and the configuration's {usual} do not "
                 "both open a thought: demonstrations are written for the configuration's; give the checkpoint one like it"
             )
-        if settings["start"] != BASE and any(self._is_shared(run, stage) for stage in self.stages(run)):
+        if settings["start"] != BASE and any(self.is_shared(run, stage) for stage in self.stages(run)):
             raise ValueError(
                 f"run {run.label} starts from {settings['start']}, but its first stage is another run's, which starts from the "
                 f"base model; make it a stage of its own in {self.method_file(run.label, self.stages(run)[-1].name)}"
@@ -158,116 +127,15 @@ class Plan:
         runs = tuple(self.injected(self.run(label), self.config["inject"]) for label in settings["runs"])
         return Study.of(name, settings, runs, tuple(settings.get("seeds", self.seeds)), self.home / name)
 
-    def _own_template(self, run: Run) -> str:
-        """The template of the checkpoint a run is, or starts from, if that has one of its own; else empty."""
-        label = run.checkpoint or self.of_train(run)["start"]
-        return self.config["checkpoints"].get(label, {}).get("template", "")
-
-    def run(self, label: str) -> Run:
-        """The run a label names; an unknown method, preset or bug raises ValueError with the nearest known one."""
-        clean, _, bug = label.partition("+")
-        if clean in self.config["checkpoints"]:
-            return Run(BASE, methods.MATCHED, checkpoint=clean)
-        method, _, preset = clean.partition("-")
-        if preset not in self.config["variants"].get(method, {}):
-            methods.preset(method, preset or methods.MATCHED, self.folder)
-        methods.stages(method, self.folder)
-        return self.injected(Run(method, preset or methods.MATCHED), bug)
-
-    def injected(self, run: Run, bug: str) -> Run:
-        """The run with a known bug switched on; the base model, which is not trained, stays as it is."""
-        if not bug or run.method == BASE:
-            return run
-        if bug not in self.bugs:
-            raise nearest("bug to inject", bug, self.bugs)
-        if run.bug:
-            raise ValueError(
-                f"inject: {bug} would go on top of run {run.label!r}, which has a bug already; drop one of the two"
-            )
-        if wrong := self._lacking(run, bug):
-            raise ValueError(
-                f"bug {bug} cannot happen in run {run.label!r}: it needs {wrong}; change that or leave the bug out"
-            )
-        return replace(run, bug=bug)
-
-    def _lacking(self, run: Run, bug: str) -> str:
-        """What a bug needs of the shared settings and a run does not have; empty if the bug can happen there."""
-        settings = self.of_train(run)
-        needs = self.bugs[bug].get("needs", {})
-        return ", ".join(f"train.{key} in {allowed}" for key, allowed in needs.items() if settings.get(key) not in allowed)
-
     def bug_study(self) -> list[Run]:
         """Every trained row of the main table, clean and with each known bug alone, where it can happen."""
         clean = list(dict.fromkeys(replace(run, bug=None) for run in self.runs if run.method != BASE))
-        return [*clean, *(replace(run, bug=bug) for run in clean for bug in self.bugs if not self._lacking(run, bug))]
+        return [*clean, *(replace(run, bug=bug) for run in clean for bug in self.bugs if not self.lacking(run, bug))]
 
     def _shared_runs(self) -> set[str]:
         """Runs that are not rows but train a stage some row starts with."""
         runs = self.all_runs
-        return {stage.method for run in runs for stage in self.stages(run) if stage.method and self._is_shared(run, stage)}
-
-    def _overrides(self, run: Run) -> dict[str, Any]:
-        """What a run does otherwise. A variant keeps what its method is given, and adds its own; under a preset of its file a
-        run keeps the shared settings (a learning rate, say)."""
-        given, variants = self.config["overrides"], self.config["variants"].get(run.method, {})
-        if run.checkpoint or run.clean == run.method:
-            return given.get(run.clean, {})
-        of_method = given.get(run.method, {})
-        if run.preset not in variants:
-            of_method = {key: value for key, value in of_method.items() if key in self.config["train"]}
-        return {**of_method, **variants.get(run.preset, {}), **given.get(run.clean, {})}
-
-    def _settings(self, run: Run) -> tuple[dict, dict]:
-        """A run's overrides split into shared settings and the method's own; an unknown name raises ValueError."""
-        overrides = self._overrides(run)
-        shared = {key: value for key, value in overrides.items() if key in self.config["train"]}
-        own = {key: value for key, value in overrides.items() if key not in shared}
-        methods_of_run = {stage.method for stage in self.stages(run) if stage.method and not self._is_shared(run, stage)}
-        for key in own:
-            fields = {name for m in methods_of_run for name in methods.settings(methods.build(m, {}, self.folder))}
-            if key not in fields:
-                raise nearest(f"setting in overrides of {run.label}:", key, [*fields, *self.config["train"]])
-        return shared, own
-
-    def of_train(self, run: Run) -> dict[str, Any]:
-        """The shared settings of a run."""
-        return {**self.config["train"], **self._settings(run)[0]}
-
-    def stages(self, run: Run) -> tuple[Stage, ...]:
-        return methods.stages(run.method, self.folder)
-
-    def _is_shared(self, run: Run, stage: Stage) -> bool:
-        """Whether this stage is another run's: a fresh start without settings of its own."""
-        return stage.method is not None and stage.method != run.method and stage.parent is None and not stage.settings
-
-    def stage_folder(self, run: Run, stage: Stage, seed: int | str) -> Path:
-        """Where a stage lives: under its own run, or under the run it is shared from."""
-        if self._is_shared(run, stage):
-            assert stage.method is not None
-            return self.home / f"{stage.method}{run.suffix}" / f"seed{seed}" / stage.method
-        return self.home / run.label / f"seed{seed}" / stage.name
-
-    def final(self, label: str, seed: int | str) -> Path:
-        """The folder of the checkpoint that stands for a run."""
-        run = self.run(label)
-        return self.stage_folder(run, self.stages(run)[-1], seed)
-
-    def starts(self, runs: Sequence[Run]) -> list[str]:
-        """Labels of the checkpoints that these runs start from, each once."""
-        return list(dict.fromkeys(self.of_train(run)["start"] for run in runs if run.method != BASE))
-
-    def stage_folders(self, runs: Sequence[Run], seeds: Sequence[int], trained: bool = False) -> list[str]:
-        """The folder of every stage of these runs and seeds, each once (some are shared), what they start from first; only of
-        those that are `trained`, if asked."""
-        folders = [self.final(start, seed) for start in self.starts(runs) for seed in seeds if not trained]
-        folders += [
-            self.stage_folder(run, stage, seed)
-            for run in runs
-            for seed in seeds
-            for stage in self.stages(run)
-            if stage.method or not trained
-        ]
-        return list(dict.fromkeys(map(str, folders)))
+        return {stage.method for run in runs for stage in self.stages(run) if stage.method and self.is_shared(run, stage)}
 
     def notes(self, study: Study | None = None) -> dict[str, Any]:
         """What stands under every table, of the main comparison or of a study: the profile, what all rows share, and what a row
@@ -288,33 +156,15 @@ class Plan:
     def _differing(self, run: Run) -> str:
         """What one row does differently: the injected bug first, then its settings."""
         bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
-        settings = [f"{key} {value}" for key, value in self._overrides(run).items()]
+        settings = [f"{key} {value}" for key, value in self.overrides(run).items()]
         settings += [f"weights of {self.model(run.checkpoint)['name']}"] if run.checkpoint else []
         cut = ["responses end where its window does"] if self.evaluation.of(run.clean)["within_window"] else []
         return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
-    def _stage(self, label: str, name: str) -> tuple[Run, Stage]:
-        run = self.run(label)
-        return run, next(stage for stage in self.stages(run) if stage.name == name)
-
-    def parent(self, label: str, seed: int | str, name: str) -> Path | None:
-        """The folder of the checkpoint a stage starts from; None for the base stage itself."""
-        run, stage = self._stage(label, name)
-        if stage.method is None:
-            return None
-        if stage.parent is None:
-            return self.home / self.of_train(run)["start"] / f"seed{seed}" / BASE
-        return self.stage_folder(run, self._stage(label, stage.parent)[1], seed)
-
-    def method_file(self, label: str, name: str) -> str:
-        """The file whose change makes this stage out of date."""
-        run, stage = self._stage(label, name)
-        return str(self.folder / f"{stage.method or run.method}.py")
-
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
         """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
-        run, stage = self._stage(label, name)
-        _, own = self._settings(run)
+        run, stage = self.stage(label, name)
+        _, own = self.settings(run)
         train = self.of_train(run)
         parent = self.parent(label, seed, name)
         chosen = None
@@ -333,7 +183,7 @@ class Plan:
             "parent": str(parent) if parent else None,
             "model": self.model(run.checkpoint or train["start"]),
             "data": str(self.home / "data" / f"{train['data']}.jsonl"),
-            "template": self._own_template(run) or self.config["template"],
+            "template": self.own_template(run) or self.config["template"],
             "train": train,
         }
         return json.dumps(spec, sort_keys=True)

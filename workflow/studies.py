@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.methods import nearest
 
 if TYPE_CHECKING:
-    from workflow.plan import Run
+    from workflow.runs import Run
 
 
 def label_of(name: str, runs: Sequence["Run"], where: str) -> str:
