@@ -256,6 +256,14 @@ def test_a_download_that_was_given_up_leaves_nothing_half_done(tmp_path: Path, s
     ]
 
 
+def test_a_part_of_a_data_set_in_the_cache_is_not_the_whole(tmp_path: Path, server: Server) -> None:
+    """Without a network the client gives what it has."""
+    assert paths(ask(tmp_path, "dataset_file", ONE, server))
+    said = error(ask(tmp_path, "dataset_files", ALL, None, HF_HUB_OFFLINE="1"))
+    assert "is only in part here, without train-00001-of-00002.parquet; it needs the network once, or place a copy" in said
+    assert len(paths(ask(tmp_path, "dataset_files", ALL, server))) == len(SHARDS)
+
+
 @pytest.mark.parametrize("call", ["dataset_file", "dataset_files"])
 def test_a_damaged_cached_file_is_downloaded_again(tmp_path: Path, server: Server, call: str) -> None:
     (path,) = paths(ask(tmp_path, call, ONE, server))
