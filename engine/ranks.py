@@ -120,6 +120,11 @@ def _rank(local: int, place: Place, work: dict[str, Any]) -> None:
         log.error("error on rank %d: %s", place.first + local, error)
         sys.exit(1)
     destroy_process_group()
+    # Everything is written. Python's own way out would end C++ threads of the process group under their feet, and now and then
+    # abort a rank that has done its work.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _leave_with_parent() -> None:
