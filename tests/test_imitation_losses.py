@@ -1,8 +1,6 @@
 """DFT, ASFT, PSFT, iw-SFT and OTR by hand: golden figures, the identities that relate them, both sides of every threshold."""
 
 import math
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,21 +9,11 @@ from torch import Tensor
 
 from engine import methods
 from engine.explain import converse, example
+from engine.forward import Distribution
+from engine.tokens import Tokens
 from tests.conftest import METHODS
 
 NAMES = ("dft", "asft", "psft", "iw_sft", "otr")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    logp: Tensor
-    old_logp: Tensor
-    advantage: Tensor
-    expert: Tensor
-    trained: Tensor
-    response: Tensor
-    reference_logp: Tensor
-    read: dict[str, Tensor]
 
 
 def build(name: str, preset: str = methods.MATCHED, **settings: Any) -> Any:
@@ -58,10 +46,11 @@ def loss(method: Any, t: Tokens) -> Tensor:
 def step(method: Any, logits: Any, reference: Any, gold: Any) -> tuple[float, Tensor]:
     """Loss and its gradient on the logits [N, V] of one solution of N tokens, whose token ids are `gold` [N]."""
     z, token = f64(logits).requires_grad_(), torch.tensor(gold)
-    d = SimpleNamespace(logp=z.log_softmax(-1), reference=f64(reference).log_softmax(-1), token=token)
+    policy, start = z.log_softmax(-1), f64(reference).log_softmax(-1)
     at = (torch.arange(len(token)), token)
-    read = {name: values[None] for name, values in getattr(method, "read", lambda d: {})(d).items()}
-    value = loss(method, view(d.logp[at][None], d.reference[at][None], read=read))
+    read = method.read(Distribution(policy, start, token)) if hasattr(method, "read") else {}
+    seen = {name: values[None] for name, values in read.items()}
+    value = loss(method, view(policy[at][None], start[at][None], read=seen))
     value.backward()
     assert z.grad is not None
     return value.item(), z.grad
