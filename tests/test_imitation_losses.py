@@ -11,7 +11,10 @@ from engine import methods
 from engine.explain import converse, example
 from engine.forward import Distribution
 from engine.tokens import Tokens
+from engine.train import Trainer
+from engine.words import Problem, Trajectory, expert
 from tests.conftest import METHODS
+from tests.test_train import SETTINGS, small_model
 
 NAMES = ("dft", "asft", "psft", "iw_sft", "otr")
 
@@ -261,6 +264,38 @@ def test_iw_sft_weights_a_solution_by_its_own_trained_tokens(preset: str) -> Non
     assert beside.grad[1, 1:].abs().max() == pytest.approx(0.2 if preset == "per_step" else math.exp(-12))
     empty = method.loss(view(beside.detach(), reference, torch.zeros_like(trained)))  # a filling of nothing
     assert empty.isfinite().all()
+
+
+def trained(name: str, updates: int = 1, **settings: Any) -> list[dict[str, Any]]:
+    """What a few updates on the same two demonstrations say."""
+    trainer = Trainer(small_model(), build(name, **settings), SETTINGS, pad=0)
+    lengths = ((3, 7), (5, 4))
+    tokens = [tuple(3 + (5 * i + 3 * k + k * k) % 40 for k in range(12)) for i in range(2)]
+    given = [
+        Trajectory(Problem(str(i), tokens[i][:prompt], ""), (expert(tokens[i][prompt : prompt + n]),))
+        for i, (prompt, n) in enumerate(lengths)
+    ]
+    return [trainer.update(given) for _ in range(updates)]
+
+
+def test_the_identities_hold_in_training() -> None:
+    """At a stage's first update the policy is the reference."""
+    (sft,), (dft,) = trained("sft"), trained("dft")
+    assert sft["grad_norm"] > 0 and dft["grad_norm"] > 0 and dft["grad_norm"] != pytest.approx(sft["grad_norm"], rel=0.1)
+    for name in ("psft", "iw_sft"):
+        assert trained(name)[0]["grad_norm"] == pytest.approx(sft["grad_norm"], rel=1e-4)
+    assert trained("otr", kappa=1.0)[0]["grad_norm"] == pytest.approx(1.1 * dft["grad_norm"], rel=1e-4)
+    first, second = trained("asft", 2)
+    assert first["grad_norm"] == pytest.approx(dft["grad_norm"], rel=1e-4)
+    assert first["loss"]["imitation"] == pytest.approx(dft["loss"]["loss"], rel=1e-5)
+    assert first["loss"]["anchor"] == pytest.approx(0, abs=1e-6) and second["loss"]["anchor"] > 1e-4
+
+
+def test_psft_starts_anew_at_every_reference() -> None:
+    """The loss is minus the mean ratio: -1 where the reference is the policy itself, less once it has been left behind."""
+    losses = [update["loss"]["loss"] for update in trained("psft", 5, reference_every=2)]
+    assert [loss == pytest.approx(-1, abs=1e-5) for loss in losses] == [True, False, True, False, True]
+    assert all(-1.28 <= loss < -1.001 for loss in losses[1::2])
 
 
 @pytest.mark.parametrize(
