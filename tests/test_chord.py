@@ -1,6 +1,5 @@
 """CHORD by hand: its schedule on either side of its bounds, the two streams, the two losses, and what it is without mu."""
 
-import random
 import statistics
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from engine.explain import Scripted, example
 from engine.explore import explore
 from engine.reduce import mean_over_tokens
 from engine.tokens import Tokens, collate
-from engine.words import Context, Trajectory
+from engine.words import Trajectory
 from tests.conftest import METHODS
 
 
@@ -42,31 +41,34 @@ def test_mu_is_still_moving_one_update_before_each_bound() -> None:
     assert method.mu(10 / 75) == 0.05 < method.mu(9 / 75)  # a run of a twentieth of the length
 
 
-def talk(method, right: int, step: int = 0) -> list[Trajectory]:
-    """What is learned from a problem of the first stream of which the first `right` rollouts are right."""
+def talk(method, right: int, step: int = 0, second: int = 0) -> list[Trajectory]:
+    """What is learned from a problem of which the first `right` rollouts are right and from `second` of the second stream, which
+    sample nothing."""
     sampler = Scripted(lambda i: i < right)
-    found = explore(method, [example()], sampler, lambda pairs: [r.reward for _, r in pairs], step, 1500, 0, {})
+    found = explore(
+        method,
+        [example()] * (1 + second),
+        sampler,
+        lambda pairs: [r.reward for _, r in pairs],
+        step,
+        1500,
+        0,
+        {},
+        second=second,
+    )
     assert [(request.sample.n, request.sample.prefix) for request in sampler.asked] == [(8, ())]
     return found.trajectories
-
-
-def imitated(method, step: int) -> list[Trajectory]:
-    """What is learned from a problem of the second stream, which samples nothing."""
-    with pytest.raises(StopIteration) as stop:
-        next(method.explore(example(), Context(step, 1500, random.Random(0), {}, second=True)))
-    return stop.value.value
 
 
 def test_the_two_streams_share_the_weight() -> None:
     """2 of 8 right: mean .25, sample deviation sqrt(8 / 7 * 3 / 16) = .46291; update 100 has mu .475."""
     method = build()
     assert method.second == 2.0
-    (shown,) = imitated(method, step=100)
-    (segment,) = shown.segments
-    assert (segment.tokens, segment.expert, segment.trained) == (example().demonstrations[0], True, True)
-    assert segment.advantage == pytest.approx(0.475)
-    advantages = [t.segments[0].advantage for t in talk(method, right=2, step=100)]
-    assert advantages == pytest.approx([0.525 * 1.620185] * 2 + [0.525 * -0.540062] * 6, rel=1e-5)
+    segments = [t.segments[0] for t in talk(method, right=2, step=100, second=2)]
+    assert [(s.expert, s.trained) for s in segments] == [(False, True)] * 8 + [(True, True)] * 2
+    assert [s.tokens for s in segments[8:]] == [example().demonstrations[0]] * 2
+    expected = [0.525 * 1.620185] * 2 + [0.525 * -0.540062] * 6 + [0.475] * 2
+    assert [s.advantage for s in segments] == pytest.approx(expected, rel=1e-5)
     assert [t.segments[0].advantage for t in talk(method, right=8)] == [0.0] * 8  # no deviation, and no division by it
 
 
@@ -119,7 +121,7 @@ def test_demonstrations_by_hand() -> None:
 
 def test_without_mu_it_is_grpo_with_the_deviation() -> None:
     chord, grpo = build(peak=0.0, valley=0.0), build("grpo", clip=0.2, reduce=mean_over_tokens)
-    learned = [*talk(chord, right=3), *imitated(chord, step=0)]
+    learned = talk(chord, right=3, second=2)
     plain = [s.advantage for t in talk(grpo, right=3) for s in t.segments]
     deviation = statistics.stdev([1.0] * 3 + [0.0] * 5)
     assert [t.segments[0].advantage for t in learned[:8]] == pytest.approx([a / deviation for a in plain], rel=1e-5)

@@ -85,7 +85,8 @@ def view() -> Tokens:
     advantage = torch.tensor([[0.5] * 3, [1.0] * 3, [1.0] * 3], dtype=torch.float64)
     expert = torch.tensor([[False] * 3, [True] * 3, [True] * 3])
     trained = torch.tensor([[True, True, False], [True, False, False], [True] * 3])
-    return Tokens(logp, old, advantage, expert, trained, trained, torch.full((3, 3), 2.0, dtype=torch.float64))
+    entropy = torch.tensor([[1.0] * 3, [2.0] * 3, [3.0] * 3], dtype=torch.float64)
+    return Tokens(logp, old, advantage, expert, trained, trained, entropy)
 
 
 def test_the_two_losses_by_hand() -> None:
@@ -105,7 +106,7 @@ def test_as_released_scales_the_sum_and_adds_the_bonus() -> None:
     plain, released = loss(build(), view()), loss(build(preset="as_released"), view())
     assert released["policy"].item() == plain["policy"].item() != 0
     assert released["imitation"].item() == pytest.approx(plain["imitation"].item() / 64)
-    assert released["entropy"].item() == pytest.approx(-0.001 / 64 * 2.0)
+    assert released["entropy"].item() == pytest.approx(-0.001 / 64 * (2 * 1.0 + 1 * 2.0 + 3 * 3.0) / 6)  # of all six tokens
 
 
 def test_as_paper_clips_and_averages_each_demonstration() -> None:

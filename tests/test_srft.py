@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine import methods
-from engine.explain import Scripted, converse, example
+from engine.explain import converse, example
 from engine.tokens import Tokens
 from tests.conftest import METHODS
 
@@ -134,15 +134,20 @@ def test_the_demonstration_is_a_member_of_the_group(settings: dict, own: list[fl
     trajectories = converse(build(**settings), lambda i: i < 2)[1]
     found = [t.segments[0].advantage for t in trajectories]
     assert found[:8] == pytest.approx(own, rel=1e-5) and found[8] == pytest.approx(shown, rel=1e-5)
-    assert trajectories[8].segments[0].tokens == example().demonstrations[0]
+    assert trajectories[8].segments[0].tokens == example().demonstrations[0] and trajectories[8].segments[0].trained
 
 
-def test_the_codes_group_is_seven_and_the_demonstration() -> None:
-    """All 7 wrong: mean 1/8, sample deviation sqrt(8 / 7 * 7 / 64) = .353553."""
-    sampler, trajectories = converse(build("as_released"), lambda i: False)
-    assert isinstance(sampler, Scripted) and [r.sample.n for r in sampler.asked] == [7, 1]
-    found = [t.segments[0].advantage for t in trajectories]
-    assert found == pytest.approx([-0.125 / 0.353553] * 7 + [0.875 / 0.353553], rel=1e-5)
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [  # all 7 wrong: mean 1/8, sample deviation sqrt(8 / 7 * 7 / 64) = .353553
+        ("as_released", [-0.125 / 0.353553] * 7 + [0.875 / 0.353553]),
+        ("as_rerun", [-1.0] * 7 + [0.875]),
+    ],
+)
+def test_the_codes_group_is_seven_and_the_demonstration(preset: str, expected: list[float]) -> None:
+    sampler, trajectories = converse(build(preset), lambda i: False)
+    assert [r.sample.n for r in sampler.asked] == [7, 1]
+    assert [t.segments[0].advantage for t in trajectories] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["granularity", "on_positive"])
