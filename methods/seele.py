@@ -14,12 +14,13 @@ Denominator  own tokens: token sum / response limit, averaged over trajectories;
 
 Where the paper is silent or says two things, and what is done here
   |y|          its unit is not said | steps, as the demonstrations have at most 5 and the first rate is (|y| - 1) / |y|
-  rate         the one asked for or the one shown? | a curve is fitted to shown steps / |y|, else hardly any two were equal
+  rate         fitted to the one asked for or the one shown? | asked for. With shown steps / |y| and the point (0, 0) a problem
+               that is always solved would keep a step of hint for good
   remembered   the rate used last or the one the last round predicts? | the latter, to three digits; read at the next visit
   fit          no start, no bounds | from b 0, k 10, mu -.5 within [0, 1], [.01, 100], [-2, 1]. Three or fewer points determine
                no curve of three parameters, so the start decides among those that fit
   f > .5       everywhere if b >= .5 | rate 0
-  rounding     of half a step | upwards, to the hint that is more likely to be enough
+  round        half a step | is shown
   hint         printed with the probability, not its logarithm | log p; mean over tokens, as no denominator is said
   KL           to pi_old in an equation, to pi_ref in the appendix | pi_ref: at one update per batch the other one is 0
   whole hint   not said | the end of sequence is left for the policy to write
@@ -81,7 +82,7 @@ class Method:
             shown = int(rate * count + 0.5)
             rollouts = yield Sample(self.rollouts, prefix=problem.demonstration()[:-1][: ends[shown]])
             group += rollouts
-            seen.append((shown / count, sum(r.reward for r in rollouts) / len(rollouts)))
+            seen.append((rate, sum(r.reward for r in rollouts) / len(rollouts)))
             rate = rate_for(self.target, seen)
         mean = sum(r.reward for r in group) / len(group)
         return [Trajectory(problem, (expert(r.prefix), own(r, r.reward - mean)), note=rate) for r in group]

@@ -4,8 +4,8 @@ Paper        arXiv:2505.16984 (NeurIPS 2025)
 Code         liumy2010/UFT@ad3c8ec7, run.py, scripts/train.sh, verl/utils/dataset/rl_dataset.py, verl/workers/actor/dp_actor.py,
              verl/trainer/ppo/core_algos.py
 Sampling     4 rollouts that continue the same hint: the demonstration cut into L = at most 5 chunks, of which
-             Binomial(L, p) are shown; p falls from .95 to .05 along a cosine over the first 300 of 500 updates (`hinted` .6 of
-             a run; update 300 still has hints) and is 0 after them. The end of sequence is never shown
+             Binomial(L, p) are shown; p falls from .95 to .05 along a cosine over the first 300 of 500 updates (`hinted`: .6 of
+             a run) and is 0 from the 301st on. The end of sequence is never shown
 Advantage    (reward - mean of the 4) / their standard deviation (of a sample, + 1e-6)
 Loss         own tokens: -advantage * ratio + .001 KL to the start of training (k3: e^d - d - 1, d = log p_ref - log p);
              hint tokens: -.001 log p. With one update per batch PPO's clip at .2 never acts and is left out
@@ -69,9 +69,10 @@ class Method:
         return [Trajectory(problem, (hint, own(r, (r.reward - centre) / spread))) for r in rollouts]
 
     def _binomial(self, count, context):
-        done = (context.step + 1) / context.total_steps  # the code counts updates from 1
+        if context.progress >= self.hinted:
+            return 0
         start, end = self.shown
-        chance = end + (start - end) * (1 + math.cos(math.pi * done / self.hinted)) / 2 if done <= self.hinted else 0.0
+        chance = end + (start - end) * (1 + math.cos(math.pi * context.progress / self.hinted)) / 2
         return sum(context.rng.random() < chance for _ in range(count))
 
     def loss(self, t):
