@@ -136,9 +136,8 @@ def test_a_prefix_token_that_does_not_learn_still_counts() -> None:
 @pytest.mark.parametrize(("preset", "learns"), [("all_tokens", [-0.5] * 4), ("frozen_prefix", [0.0] * 4)])
 def test_the_ablations_train_every_prefix_token_or_none(preset: str, learns: list[float]) -> None:
     method = build(preset)
-    t = view()
-    t = replace(t, entropy_rank=t.entropy_rank * 0 + torch.tensor([0.0, 0.999, 0.2, 0.5, 0.999, 0.999]))
-    _, gradient = learned(method, t, limit=1)
+    rank = torch.tensor([[0.0, 0.999, 0.2, 0.5, 0.0, 0.0], [0.999, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    _, gradient = learned(method, replace(view(), entropy_rank=rank), limit=1)
     assert gradient[0] == pytest.approx([*learns, -0.6, -0.5])
 
 
