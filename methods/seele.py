@@ -1,6 +1,6 @@
 """SEELE: give every problem the hint with which half of its rollouts succeed, found round by round by an item-response curve.
 
-Paper        arXiv:2509.06923v1; the code (ChillingDream/seele) was not found, so all of this is the paper's text
+Paper        arXiv:2509.06923v1; the code (ChillingDream/seele) was not seen: all of this is the paper's text
 Sampling     4 rounds of 8 rollouts; all of a round continue the same hint, the first round(rate * |y|) of the |y| (at most 5)
              steps of the demonstration. First rate: the one remembered for the problem, or (|y| - 1) / |y|. After each round
              f(rate) = b + (1 - b) / (1 + exp(-k (rate + mu))) is fitted to the success rates of this update's rounds, and to

@@ -1,14 +1,14 @@
 """UFT: open every rollout with the same hint, fewer and fewer steps of a solution, and imitate the hint a little.
 
 Paper        arXiv:2505.16984 (NeurIPS 2025)
-Code         liumy2010/UFT@ad3c8ec7, run.py, scripts/train.sh, verl/utils/dataset/rl_dataset.py, verl/workers/actor/dp_actor.py,
-             verl/trainer/ppo/core_algos.py
+Code         liumy2010/UFT@ad3c8ec7, run.py, verl/utils/dataset/rl_dataset.py, verl/workers/actor/dp_actor.py,
+             verl/trainer/config/ppo_trainer.yaml; its core_algos.py was not seen, and its 1e-6 and 10 below are verl's
 Sampling     4 rollouts that continue the same hint: the demonstration cut into L = at most 5 chunks, of which
              Binomial(L, p) are shown; p falls from .95 to .05 along a cosine over the first 300 of 500 updates (`hinted`: .6 of
              a run) and is 0 from the 301st on. The end of sequence is never shown
 Advantage    (reward - mean of the 4) / their standard deviation (of a sample, + 1e-6)
-Loss         own tokens: -advantage * ratio + .001 KL to the start of training (k3: e^d - d - 1, d = log p_ref - log p);
-             hint tokens: -.001 log p. With one update per batch PPO's clip at .2 never acts and is left out
+Loss         own tokens: -advantage * ratio + .001 KL to the start of training (k3: e^d - d - 1, d = log p_ref - log p,
+             at most 10); hint tokens: -.001 log p. With one update per batch PPO's clip at .2 never acts and is left out
 Denominator  means over all own tokens and over all hint tokens of the update; the code takes those of a micro-batch
 
 Paper and code disagree on (fields; `as_paper`, `as_released`; the default is the code without its bonus)
@@ -17,8 +17,8 @@ Paper and code disagree on (fields; `as_paper`, `as_released`; the default is th
 We follow the code on the first: its scale does not hang on how long the demonstrations are.
 Chunks end after sentences in the code; here after blank lines where the demonstration has them.
 Other preset `r3`: the paper's R^3, no imitation and any of 0 to L chunks, alike, throughout
-Left out     the reward of .1 for an answer in the right format; limits on k3 (10) and on the logits of a hint (100); staged
-             hints, whose number of chunks falls by one at a time
+Left out     the reward of .1 for an answer in the right format; the limit of 100 on the logits of a hint; staged hints, whose
+             number of chunks falls by one at a time
 """
 
 import math
@@ -83,7 +83,7 @@ class Method:
         }
         if self.kl:
             away = t.reference_logp - t.logp
-            terms["kl"] = Term(away.exp() - away - 1, self.reduce, self.kl, mask=generated)
+            terms["kl"] = Term((away.exp() - away - 1).clamp(max=10), self.reduce, self.kl, mask=generated)
         if self.entropy:
             terms["entropy"] = Term(-t.entropy, self.reduce, self.entropy, mask=generated)
         return terms

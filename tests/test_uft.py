@@ -145,6 +145,15 @@ def test_the_three_losses_by_hand() -> None:
     assert gradient == [pytest.approx([0, 0, 0.0005 / 3, -0.001 / 3]), pytest.approx([0, 0, 0, 0])]
 
 
+@pytest.mark.parametrize(("away", "loss", "slope"), [(2.61, 9.989, 1 - 13.599), (2.62, 10.0, 0.0)])
+def test_the_divergence_of_a_token_ends_at_ten(away: float, loss: float, slope: float) -> None:
+    """e^d - d - 1 and its slope 1 - e^d on log p, on either side of the limit."""
+    t = view()
+    term = build().loss(replace(t, reference_logp=t.logp.detach() + away))["kl"]
+    (gradient,) = torch.autograd.grad(term.values.sum(), t.logp)
+    assert term.values[0, 2].item() == pytest.approx(loss, abs=1e-3) and gradient[0, 2].item() == pytest.approx(slope, abs=1e-3)
+
+
 def test_the_papers_hint_is_a_sum_and_the_codes_bonus_is_on_own_tokens() -> None:
     matched, paper, released = (reduced(build(preset), view()) for preset in (methods.MATCHED, "as_paper", "as_released"))
     assert paper["imitation"][0] == pytest.approx(-0.001 * math.log(0.5 * 0.25 * 0.1) / 2)  # summed, over two trajectories
