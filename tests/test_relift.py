@@ -105,10 +105,32 @@ def test_a_batch_is_as_many_as_an_update_has_problems() -> None:
 
 
 def test_a_failed_problem_without_a_demonstration_is_an_error() -> None:
+    """One that succeeds needs none."""
     bare = Problem("bare", (11,), "1")
-    with pytest.raises(ValueError, match="problem 'bare' has 0 demonstration"):
-        explore(build(), [bare], Scripted(lambda i: False), lambda pairs: [0.0] * len(pairs), 0, 1, 0, {})
-    explore(build(), [bare], Scripted(lambda i: True), lambda pairs: [1.0] * len(pairs), 0, 1, 0, {})
+    for right in (True, False):
+        sampler = Scripted(lambda i: right)
+        found = explore(build(), [bare], sampler, lambda pairs: [r.reward for _, r in pairs], 0, 1, 0, {}).trajectories
+        if right:
+            assert len(build().update(found, context(0, 1, 0, "", {}))) == 8
+        else:
+            with pytest.raises(ValueError, match="problem 'bare' has 0 demonstration"):
+                build().update(found, context(0, 1, 0, "", {}))
+
+
+def test_one_right_rollout_keeps_a_problem_out_of_the_queue() -> None:
+    """Capitals have one right rollout of eight; the fraction that fails is told to `update` by a note."""
+    talk = Talk(batch=2)
+    talk.update("A1", "b2")
+    assert [kept[0] for kept in talk.memory["queue"]] == ["b2"]
+
+
+def test_imitation_has_an_optimizer_of_its_own() -> None:
+    talk = Talk(batch=1)
+    reinforced = talk.update("A1", "b2")
+    imitated = talk.update("A1")
+    assert len(reinforced) == 16 and len(imitated) == 1
+    names = [talk.method.optimizer(learned) for learned in (reinforced, imitated, talk.update("A1"))]
+    assert names[0] == names[2] != names[1]
 
 
 def terms(method, own: bool) -> dict[str, tuple[float, torch.Tensor]]:
