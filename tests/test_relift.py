@@ -117,13 +117,6 @@ def test_a_failed_problem_without_a_demonstration_is_an_error() -> None:
                 build().update(found, context(0, 1, 0, "", {}))
 
 
-def test_one_right_rollout_keeps_a_problem_out_of_the_queue() -> None:
-    """Capitals have one right rollout of eight; the fraction that fails is told to `update` by a note."""
-    talk = Talk(batch=2)
-    talk.update("A1", "b2")
-    assert [kept[0] for kept in talk.memory["queue"]] == ["b2"]
-
-
 def test_imitation_has_an_optimizer_of_its_own() -> None:
     talk = Talk(batch=1)
     reinforced = talk.update("A1", "b2")
