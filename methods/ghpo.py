@@ -3,7 +3,7 @@
 Paper        arXiv:2507.10628, known here by its code alone
 Code         hkgc-1/GHPO@af0a7dd8, src/ghpo/ghpo_trainer.py
 Sampling     8 own rollouts. If all are wrong, all 8 again after the first 25 % of the solution, then after 50 %, then after
-             75 %; the last group replaces those before it, whose rollouts count. All wrong to the end: a group without advantage
+             75 %; the last group replaces those before it, whose rollouts count. All wrong to the end: no advantage
 Advantage    reward - mean of the group, over its standard deviation (of n - 1) + 1e-4
 Loss         -min(advantage * ratio, advantage * clip(ratio, .8, 1.2)) on own tokens; the hint is shown and not trained
 Denominator  mean over all own tokens of the update (TRL's `bnpo`, there per micro-batch)

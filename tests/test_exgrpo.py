@@ -188,7 +188,7 @@ def test_the_two_losses_by_hand() -> None:
 
 def test_without_replay_it_is_grpo() -> None:
     t, grpo = view(), build("grpo")
-    fresh = Tokens(**{**vars(t), "replay": torch.zeros_like(t.replay)})
+    fresh = Tokens(**{**vars(t), "replay": torch.zeros_like(t.expert)})
     assert build().loss(fresh).norm() > 0 and build().reduce == grpo.reduce
     torch.testing.assert_close(build().loss(fresh), grpo.loss(fresh))
     torch.testing.assert_close(build().loss(t)[0], grpo.loss(t)[0])  # own tokens beside a replayed success

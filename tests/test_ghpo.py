@@ -104,5 +104,5 @@ def test_without_hints_it_asks_once() -> None:
 
 @pytest.mark.parametrize("settings", [{"rollouts": 1}, {"hints": [0.5, 1.0]}, {"hints": [0.0]}])
 def test_settings_that_cannot_be_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match="rollouts 1 have|must be shares"):
+    with pytest.raises(ValueError, match=r"rollouts 1 have|must be shares"):
         build(**settings)

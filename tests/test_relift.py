@@ -105,16 +105,16 @@ def test_a_batch_is_as_many_as_an_update_has_problems() -> None:
 
 
 def test_a_failed_problem_without_a_demonstration_is_an_error() -> None:
-    """One that succeeds needs none."""
     bare = Problem("bare", (11,), "1")
-    for right in (True, False):
-        sampler = Scripted(lambda i: right)
-        found = explore(build(), [bare], sampler, lambda pairs: [r.reward for _, r in pairs], 0, 1, 0, {}).trajectories
-        if right:
-            assert len(build().update(found, context(0, 1, 0, "", {}))) == 8
-        else:
-            with pytest.raises(ValueError, match="problem 'bare' has 0 demonstration"):
-                build().update(found, context(0, 1, 0, "", {}))
+
+    def learned(right: bool) -> list[Trajectory]:
+        sampler, method = Scripted(lambda i: right), build()
+        found = explore(method, [bare], sampler, lambda pairs: [r.reward for _, r in pairs], 0, 1, 0, {}).trajectories
+        return method.update(found, context(0, 1, 0, "", {}))
+
+    assert len(learned(True)) == 8  # one that succeeds needs none
+    with pytest.raises(ValueError, match="problem 'bare' has 0 demonstration"):
+        learned(False)
 
 
 def test_imitation_has_an_optimizer_of_its_own() -> None:
