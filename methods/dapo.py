@@ -3,23 +3,22 @@
 Paper        arXiv:2503.14476: clip-higher, dynamic sampling, token-level loss, overlong reward shaping; known here by its code
 Code         verl-project/verl-recipe@48ea0a79, dapo/dapo_ray_trainer.py, dapo/run_dapo_qwen2.5_32b.sh,
              dapo/test_dapo_7b_math.sh; verl: utils/reward_score/math_dapo.py, workers/reward_manager/dapo.py
-Sampling     16 rollouts per problem. A group that is all right or all wrong is dropped, its rollouts count. While fewer groups
+Sampling     16 rollouts per problem. A group that is all right or all wrong is dropped; its rollouts count. While fewer groups
              are kept than the update has problems, as many problems again are explored, up to `batches` (10) times that
-             number; groups beyond the update's number of problems are dropped (arrival order)
+             number; the groups found last are dropped if they are too many
 Advantage    score - mean score of the 16, over their standard deviation (of n - 1) + 1e-6. Score: 1 for right, -1 for wrong,
              less the overlong penalty, which falls linearly from 0 at limit - buffer to -1 at the response limit. The buffer is
              a share of the limit: 4096 of 20480 tokens. Dropping looks at right and wrong alone
 Loss         -min(advantage * ratio, advantage * clip(ratio, .8, 1.28)), for negative advantages at most -10 * advantage
 Denominator  mean over all tokens of the update
 
-Paper and code disagree on
-  limit        nothing on what happens after the last batch | an error; here the update trains on what was found, and on
-               nothing if that is nothing
-  batches      of one size in text and code, but the code's hold three times the problems of an update (1536 for 512), so it
-               samples and drops more; here a batch is the update's own number of problems
-  overlong     filtering is discussed beside the penalty | the penalty alone; here too
-We follow the code otherwise. It parses the last 300 characters of a response; here the run's grader reads it. It makes 16
-updates of a batch; the engine makes one, where the ratio is 1 and neither clip acts.
+What the code does differently
+  limit        an error after the last batch; here the update trains on what was found, and on nothing if that is nothing
+  batches      of three times the problems of an update (1536 for 512), so it samples and drops more; here of as many as the
+               update has, the first being those every method sees and the others from an order of their own
+  updates      16 per batch; the engine makes one, where the ratio is 1 and neither clip acts
+  answer       in the last 300 characters; here the run's grader reads the whole response
+Filtering overlong responses, which the paper discusses beside the penalty, is in neither.
 Other preset `seven_b`: the 7B test script, which has no dynamic sampling and half of the limit as buffer. "DAPO at 7B" can mean
              either: name the preset.
 """

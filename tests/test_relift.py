@@ -43,7 +43,7 @@ class Talk:
         self.sampler, before = Scripted(lambda i: False), copy.deepcopy(self.memory)
 
         def reward(pairs: Any) -> list[float]:
-            return [float(p.id.isupper() and i == 0) for i, (p, _) in enumerate(pairs)]
+            return [float(p.id.isupper() and i == 2) for i, (p, _) in enumerate(pairs)]
 
         problems = [problem(name) for name in names]
         found = explore(self.method, problems, self.sampler, reward, self.step, 20, 0, self.memory).trajectories
@@ -66,7 +66,7 @@ def test_it_reinforces_its_eight_and_keeps_the_problems_without_a_right_one() ->
     assert [request.sample.n for request in talk.sampler.asked] == [8] * 4
     assert [t.problem.id for t in learned] == ["A1"] * 8 + ["b2"] * 8 + ["C3"] * 8 + ["d4"] * 8
     assert not any(s.expert for t in learned for s in t.segments)
-    assert [t.segments[0].advantage for t in learned[:16]] == [7 / 8] + [-1 / 8] * 7 + [0.0] * 8
+    assert [t.segments[0].advantage for t in learned[:16]] == [-1 / 8] * 2 + [7 / 8] + [-1 / 8] * 5 + [0.0] * 8
     assert [kept[0] for kept in talk.memory["queue"]] == ["b2", "d4"] and "due" not in talk.memory
 
 
