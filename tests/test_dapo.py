@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engine import methods
+from engine import methods, record
 from engine.explain import example
 from engine.explore import context
 from engine.tokens import Tokens
 from engine.words import Context, Rollout, Trajectory
-from tests.conftest import METHODS
+from tests.conftest import METHODS, TRAIN
+from tests.test_relift import assert_resumed_after_every_update
 
 LIMIT = 20  # of the response, in tokens
 
@@ -165,3 +167,22 @@ def test_below_the_dual_clip_it_is_the_corrected_grpo() -> None:
 def test_settings_that_cannot_be_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match="choose"):
         build(**settings)
+
+
+def test_a_stage_samples_until_groups_are_mixed_and_resumes_from_any_update(
+    spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four updates of three problems, in a row and stopped after every single one."""
+    from engine.stage import run
+
+    shared = {**TRAIN, "checkpoint_every": 1}
+    method = {"name": "dapo", "folder": str(METHODS), "settings": {"group": 4}}
+    spec = {**spec, "run": "dapo", "stage": "dapo", "method": method, "train": shared}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(spec, whole)
+    rows = record.read_rows(whole / "metrics.jsonl")
+    assert max(row["graded_rollouts"] for row in rows) > 3 * 4  # more than one batch
+    assert all(row["graded_rollouts"] % (3 * 4) == 0 and row["graded_rollouts"] <= 10 * 3 * 4 for row in rows)
+    assert all(row["sampled_tokens"] >= row["trained_tokens_own"] > 0 and row["grad_norm"] > 0 for row in rows)
+    assert record.read_json(whole / "certificate.json")["passed"]
+    assert_resumed_after_every_update(spec, whole, cut, monkeypatch)

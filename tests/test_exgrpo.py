@@ -4,17 +4,19 @@ import copy
 import json
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engine import methods
+from engine import methods, record
 from engine.explain import Scripted
 from engine.explore import context, explore
 from engine.tokens import Tokens
 from engine.words import Problem, Rollout, Trajectory, own
-from tests.conftest import METHODS
+from tests.conftest import METHODS, TRAIN
+from tests.test_relift import assert_resumed_after_every_update
 
 
 def build(name: str = "exgrpo", preset: str = methods.MATCHED, **settings: Any) -> Any:
@@ -192,3 +194,21 @@ def test_without_replay_it_is_grpo() -> None:
     assert build().loss(fresh).norm() > 0 and build().reduce == grpo.reduce
     torch.testing.assert_close(build().loss(fresh), grpo.loss(fresh))
     torch.testing.assert_close(build().loss(t)[0], grpo.loss(t)[0])  # own tokens beside a replayed success
+
+
+def test_a_stage_replays_is_certified_and_resumes_from_any_update(
+    spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five updates, in a row and stopped after every single one; with `threshold` 0 the first right rollout starts replay."""
+    from engine.stage import run
+
+    settings = {"rollouts": 4, "threshold": 0.0}
+    shared = {**TRAIN, "updates": 5, "prompts_per_update": 4, "checkpoint_every": 1}
+    method = {"name": "exgrpo", "folder": str(METHODS), "settings": settings}
+    spec = {**spec, "run": "exgrpo", "stage": "exgrpo", "method": method, "train": shared}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(spec, whole)
+    rows = record.read_rows(whole / "metrics.jsonl")
+    assert any(row["trained_tokens_own"] > row["sampled_tokens"] for row in rows)  # the stored successes come on top
+    assert record.read_json(whole / "certificate.json")["passed"]
+    assert_resumed_after_every_update(spec, whole, cut, monkeypatch)
