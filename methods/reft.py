@@ -9,9 +9,10 @@ Loss         own tokens: -min(advantage * ratio, advantage * clip(ratio, .8, 1.2
              q under the warmed-up policy
 Denominator  mean over each trajectory's tokens, then over trajectories, both terms
 
-No critic: REINFORCE stands in for PPO's value network and GAE. The reward is one verdict at the end and gamma is 1, so what the
-critic adds is a baseline per position; the code whitens whatever it leaves over the whole batch, and that mean is the baseline
-we keep. A value head would be a second model, with a loss, a rate and a checkpoint of its own, for this one method.
+No critic: REINFORCE stands in for PPO's value network and GAE. The reward is one verdict at the end and nothing is discounted,
+so all a critic adds is a baseline that knows problem and position; the code then whitens what that leaves over its whole batch,
+and the mean of this step is the baseline kept here. A value head would be a second model with a loss and a rate of its own.
+
 Paper and code disagree on nothing that is a setting of this file. What the code does differently:
   kl           subtracts .05 * log(p_old / q) (.01 for programs) from the reward of each token, and so before whitening; a term
                of the loss here, with the same coefficient
