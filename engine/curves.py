@@ -1,8 +1,8 @@
 """What the forward passes of an update say besides its loss: the curves of a training run, global over micro-batches and ranks.
 
-A loss reaches the weights only through the log-prob (and entropy) of each token, so two derivatives on [B, T] tensors, far from
-the model, tell most of it: how much weight a token has in its own loss (`Weights`), and how hard each part of the loss pulls at
-each token (`Parts`). Measuring changes no bit of an update.
+A loss reaches the weights only through the log-prob of each token (its entropy, what the method reads off its distribution), so
+derivatives on [B, T] tensors, far from the model, tell most of it: how much weight a token has in its own loss (`Weights`), and
+how hard each part of the loss pulls at each token (`Parts`). Measuring changes no bit of an update.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.distributed import summed
-from engine.forward import Scored
+from engine.forward import Scored, inputs
 from engine.tokens import MicroBatch, Tokens
 from engine.words import Term, Trajectory
 
@@ -35,7 +35,7 @@ class Drift:
         self.largest, self.sum, self.tokens = torch.zeros(()), 0.0, 0
 
     def add(self, view: Tokens, trajectories: Sequence[Trajectory]) -> None:
-        rows = [i for i, trajectory in enumerate(trajectories) if self.fresh(trajectory)]
+        rows = [i for i, t in enumerate(trajectories) if self.fresh(t) and not any(s.replay for s in t.segments)]
         own = (view.response & ~view.expert)[rows]
         if own.any():
             apart = (view.logp.detach() - view.old_logp)[rows][own].abs().cpu()
@@ -128,9 +128,8 @@ class Parts:
             device = pulled.device
             input_ids, lengths = batch.input_ids.to(device)[rows, : width + 1], batch.lengths.to(device)[rows]
             scored = score(input_ids, lengths.clamp(max=width + 1))
-            values = [scored.logp] if scored.entropy is None else [scored.logp, scored.entropy]
             slopes = [slope[rows, :width] for slope in found[part]]
-            pull = torch.stack([(slope * value).sum() for slope, value in zip(slopes, values, strict=True)]).sum()
+            pull = torch.stack([(slope * value).sum() for slope, value in zip(slopes, inputs(scored), strict=True)]).sum()
             for into, gradient in zip(total, torch.autograd.grad(pull, parameters, materialize_grads=True), strict=True):
                 into += gradient
         if dist.get_world_size() > 1:
@@ -150,8 +149,8 @@ def _any(slopes: Sequence[Tensor]) -> Tensor:
 
 
 def _slopes(value: Tensor, view: Tokens) -> list[Tensor]:
-    """Derivatives [B, T] of a scalar with respect to each token's log-prob and, where the view has it, entropy."""
-    inputs = [view.logp] if view.entropy is None else [view.logp, view.entropy]
+    """Derivatives [B, T] of a scalar with respect to what it reaches the weights through, each token's log-prob first."""
+    through = inputs(view)
     if not value.requires_grad:
-        return [torch.zeros_like(one) for one in inputs]
-    return list(torch.autograd.grad(value, inputs, retain_graph=True, materialize_grads=True))
+        return [torch.zeros_like(one) for one in through]
+    return list(torch.autograd.grad(value, through, retain_graph=True, materialize_grads=True))

@@ -1,7 +1,7 @@
 """What a method does, in words: its claim, its settings, and its conversation with scripted policies. No model, no torch."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ POLICIES: dict[str, Callable[[int], bool]] = {
     "a policy that is always wrong": lambda i: False,
     "a policy that is right every third time": lambda i: i % 3 == 2,
 }
+
+SECOND = "a problem of the second stream"
 
 
 class Scripted:
@@ -56,10 +58,14 @@ def example() -> Problem:
     return Problem("example", (11, 12, 13, 14), "5", ((*body, 2), (*body[::-1], 2)), (blank, ()))
 
 
-def converse(method: Any, verdict: Callable[[int], bool]) -> tuple[Scripted, list[Trajectory]]:
-    """One exploration of the example problem with a scripted policy."""
+def converse(method: Any, verdict: Callable[[int], bool], second: bool = False) -> tuple[Scripted, list[Trajectory]]:
+    """One exploration of the example problem, perhaps as one of the second stream, with a scripted policy."""
     sampler = Scripted(verdict)
-    found = explore(method, [example()], sampler, lambda pairs: [r.reward for _, r in pairs], 0, 1, 0, {})
+
+    def reward(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
+        return [rollout.reward for _, rollout in pairs]
+
+    found = explore(method, [example()], sampler, reward, 0, 1, 0, {}, response_tokens=LENGTH, second=int(second))
     return sampler, found.trajectories
 
 
@@ -77,8 +83,11 @@ def explain(name: str, preset: str, folder: Path) -> str:
         "",
         f"Conversations ({preset}), one problem with two demonstrations of {LENGTH} tokens",
     ]
-    for title, verdict in POLICIES.items():
-        sampler, trajectories = converse(method, verdict)
+    streams = {title: (verdict, False) for title, verdict in POLICIES.items()}
+    if getattr(method, "second", 0):
+        streams |= {f"{title}, {SECOND}": (verdict, True) for title, verdict in [*POLICIES.items()][-1:]}
+    for title, (verdict, second) in streams.items():
+        sampler, trajectories = converse(method, verdict, second)
         parts += ["", f"  {title}"]
         parts += [f"    asks   {_request(r, a)}" for r, a in zip(sampler.asked, sampler.answers, strict=True)] or [
             "    asks   nothing"

@@ -56,11 +56,27 @@ class Exploration:
     rounds: int = 0
     sampled_tokens: int = 0
 
+    def __add__(self, later: "Exploration") -> "Exploration":
+        """Both, one after the other."""
+        return Exploration(
+            self.trajectories + later.trajectories,
+            self.rollouts + later.rollouts,
+            self.rounds + later.rounds,
+            self.sampled_tokens + later.sampled_tokens,
+        )
 
-def context(step: int, total: int, run: int, problem: str, memory: dict[str, Any], occurrence: int = 0) -> Context:
-    """The context of one problem at one step; its rng depends on these axes alone."""
+
+def context(
+    step: int, total: int, run: int, problem: str, memory: dict[str, Any], occurrence: int = 0, response_tokens: int = 0
+) -> Context:
+    """The context of one problem at one step; its rng depends on run, step, problem and occurrence alone."""
     rng = random.Random(seeds.seed(run=run, axis="context", step=step, problem=problem, occurrence=occurrence))
-    return Context(step, total, rng, memory)
+    return Context(step, total, rng, memory, response_tokens)
+
+
+def named(method: Any) -> str:
+    """The name of a method, for errors."""
+    return type(method).__module__.removeprefix("assay_method_")
 
 
 def explore(
@@ -74,18 +90,23 @@ def explore(
     memory: dict,
     prepare: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
+    response_tokens: int = 0,
+    second: int = 0,
+    earlier: Sequence[Problem] = (),
 ) -> Exploration:
     """Run `method.explore` for every problem and return its trajectories in problem order, with costs.
 
-    `prepare` is called on every rank before the first rollout is asked for, unless none of them asks for any.
+    `prepare` is called on every rank before the first rollout is asked for, unless none of them asks for any. The last `second`
+    problems are those of the second stream; `earlier` ones were explored before in the same update.
 
     Raises ValueError naming the method and the problem when an exploration yields something that is not a `Sample`, asks for
     more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories; or, with
     several ranks, when one writes into the method's memory.
     """
-    name = type(method).__module__.removeprefix("assay_method_")
-    ids = [problem.id for problem in problems]
-    occurrence = [ids[:i].count(ids[i]) for i in range(len(ids))]  # a problem may be drawn twice where two epochs meet
+    name = named(method)
+    ids = [problem.id for problem in (*earlier, *problems)]
+    # A problem may be drawn twice: where two epochs meet, by both streams, or once more.
+    occurrence = [ids[:i].count(ids[i]) for i in range(len(earlier), len(ids))]
     finished: dict[int, list[Trajectory]] = {}
     talks: dict[int, Generator[Any, Any, Any]] = {}
     first: dict[int, Request] = {}
@@ -110,7 +131,8 @@ def explore(
 
     before = copy.deepcopy(memory) if ranks.count > 1 else memory
     for i in range(ranks.rank, len(problems), ranks.count):
-        started = method.explore(problems[i], context(step, total, run, problems[i].id, memory, occurrence[i]))
+        here = context(step, total, run, problems[i].id, memory, occurrence[i], response_tokens)
+        started = method.explore(problems[i], replace(here, second=i >= len(problems) - second))
         if not inspect.isgenerator(started):
             finished[i] = _trajectories(name, problems[i], started)
             continue

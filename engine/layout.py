@@ -10,11 +10,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import integrity
 from engine.certificate import Check
+from engine.forward import Distribution
 from engine.settings import Settings
-from engine.tokens import collate, length
-from engine.words import Problem, Rollout, Term, Trajectory, expert, own
+from engine.tokens import Tokens, collate, length
+from engine.words import Problem, Rollout, Term, Trajectory, expert, own, replay
 
 # Relative difference allowed in gradient norm and in the step. Adam divides rounding noise by tiny gradients.
+REPLAYED = 6  # which of the made-up trajectories was sampled at an earlier update
 LAYOUT = {"float32": (1e-4, 1e-3), "bfloat16": (0.01, 0.1)}
 
 
@@ -37,7 +39,7 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     norm = _plain_norm(method, trajectories, settings, dtype)
     norms, ends = {}, {}
     for name, variant in variants.items():
-        trainer = trainer_class(_small_model(dtype), method, variant, pad=0)
+        trainer = trainer_class(_small_model(dtype), method, variant, pad=0, reference=_small_model(dtype, seed=2))
         norms[name] = trainer.update(trajectories)["grad_norm"]
         ends[name] = integrity.weights(trainer.engine, variant)
         trainer.engine.destroy()  # or its buffers stay for the whole stage
@@ -60,7 +62,7 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     )
 
 
-def _small_model(dtype: str) -> Any:
+def _small_model(dtype: str, seed: int = 1) -> Any:
     config = Qwen2Config(
         vocab_size=64,
         hidden_size=16,
@@ -72,7 +74,7 @@ def _small_model(dtype: str) -> Any:
         tie_word_embeddings=False,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         return Qwen2ForCausalLM(config).to(getattr(torch, dtype))
 
 
@@ -85,7 +87,8 @@ def _trajectories(limit: int) -> list[Trajectory]:
         tokens = [3 + (7 * i + 11 * k + k * k) % 61 for k in range(prompt + shown + written)]
         prefix, text = tuple(tokens[prompt : prompt + shown][:limit]), tuple(tokens[prompt + shown :][:limit])
         rollout = Rollout(prefix, text, (-4.1,) * len(text), 0.0, "stop")
-        segments = (expert(prefix, advantage=0.5), own(rollout, advantage))
+        written_then = replay(text, rollout.logp, advantage) if i == REPLAYED else own(rollout, advantage)
+        segments = (expert(prefix, advantage=0.5), written_then)
         found.append(Trajectory(Problem(str(i), tuple(tokens[:prompt]), ""), segments))
     return found
 
@@ -95,11 +98,21 @@ def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings,
     once more instead of asking the trainer for it."""
     model, batch = _small_model(dtype).to(settings.device), collate(trajectories, pad=0)
     moved = {name: v.to(settings.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
+    t = replace(batch.tokens, **moved)
     input_ids = batch.input_ids.to(settings.device)
     mask = (torch.arange(input_ids.shape[1]) < batch.lengths[:, None]).long().to(settings.device)
     logp_all = torch.log_softmax(model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float(), dim=-1)
-    logp = logp_all.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
-    t = replace(batch.tokens, **{**moved, "logp": logp, "entropy": -(logp_all.exp() * logp_all).sum(-1)})
+    with torch.no_grad():
+        reference = _small_model(dtype, seed=2).to(settings.device)(input_ids=input_ids, attention_mask=mask)
+        reference_all = torch.log_softmax(reference.logits[:, :-1].float(), dim=-1)
+    following = input_ids[:, 1:]
+    logp, reference_logp = (one.gather(-1, following[..., None]).squeeze(-1) for one in (logp_all, reference_all))
+    entropy, read = -(logp_all.exp() * logp_all).sum(-1), {}
+    if hasattr(method, "read"):
+        found = method.read(Distribution(logp_all.flatten(0, 1), reference_all.flatten(0, 1), following.flatten()))
+        read = {name: values.view_as(logp) for name, values in found.items()}
+    seen = {"entropy": entropy, "reference_logp": reference_logp, "read": read, "entropy_rank": _ranks(method, entropy, t)}
+    t = replace(t, logp=logp, **seen)
     value = method.loss(t)
     loss = logp.sum() * 0.0
     for term in value.values() if isinstance(value, dict) else [Term(value, method.reduce)]:
@@ -108,3 +121,13 @@ def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings,
         loss = loss + term.coefficient * term.reduce.numerator(term.values, counted, settings.response_tokens) / count
     loss.backward()
     return float(torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None]))
+
+
+def _ranks(method: Any, entropy: Tensor, t: Tokens) -> Tensor:
+    """`entropy_rank` by counting, for each trained expert token, those of its scope with a higher entropy."""
+    mask, ranks = t.trained & t.expert, torch.zeros_like(entropy)
+    whole = "entropy_rank:step" in getattr(method, "needs", ())
+    for row, column in mask.nonzero().tolist():
+        among = entropy[mask] if whole else entropy[row, mask[row]]
+        ranks[row, column] = (among > entropy[row, column]).float().mean()
+    return ranks.detach()

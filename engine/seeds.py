@@ -17,12 +17,13 @@ def seed(**axes: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def problem_order(run: int, count: int, start: int, size: int) -> list[int]:
-    """Positions `start` .. `start + size - 1` of an endless stream over `count` problems: each epoch is one permutation."""
+def problem_order(run: int, count: int, start: int, size: int, axis: str = "order") -> list[int]:
+    """Positions `start` .. `start + size - 1` of an endless stream over `count` problems: each epoch is one permutation.
+    Streams of another `axis` are others."""
 
     def permutation(epoch: int) -> list[int]:
         order = list(range(count))
-        random.Random(seed(run=run, axis="order", epoch=epoch)).shuffle(order)
+        random.Random(seed(run=run, axis=axis, epoch=epoch)).shuffle(order)
         return order
 
     epochs = {epoch: permutation(epoch) for epoch in range(start // count, (start + size - 1) // count + 1)}

@@ -8,6 +8,7 @@ identifies the result. In the output folder:
     model/            the checkpoint as a Hugging Face folder
     metrics.jsonl     one line per update, the same in every repetition; timings.jsonl: its seconds
     certificate.json  what was checked before and during training (engine/integrity.py)
+    selection.json    which problems the method chose to train on, if it chooses
     done.json         written last: digest, costs, settings, sha256 of every file above, provenance; sealed by its own digest
     state/            resumable checkpoints while training; removed at the end
     tensorboard/, wandb/  metrics once more, where the configuration's log_to asks for it; no part of the result
@@ -31,6 +32,7 @@ from engine.data import Template
 from engine.grade import grader_version
 from engine.ranks import FAILURES, RankError, train
 from engine.sampler import packages
+from engine.supply import SELECTION
 
 log = logging.getLogger("assay")
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify")
@@ -128,6 +130,7 @@ def checked_model(stage: Path) -> Path:
 def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: float) -> None:
     """Sum up the costs and write `done.json`, last and atomically; then the checkpoints for resuming can go."""
     rows, timings = record.read_rows(out / "metrics.jsonl"), record.read_rows(out / "timings.jsonl")
+    chosen = [SELECTION] if rows and "kept_problems" in rows[0] else []
     parameters = model.parameter_count(out / "model")
     gpus = 0 if spec["train"]["device"] == "cpu" else spec["train"]["ranks"]
     done = {
@@ -142,7 +145,7 @@ def finish(spec: dict, out: Path, parts: dict, found: dict[str, Any], started: f
         **checkpoint.resized(timings[: len(rows)]),
         "certificate": found["digest"],
         "identity": parts,
-        "outputs": provenance.digests([out / name for name in OUTPUTS], out),
+        "outputs": provenance.digests([out / name for name in (*OUTPUTS, *chosen)], out),
         "provenance": provenance.made(started),
     }
     record.write_json(out / "done.json", {**done, "seal": record.digest(done)})

@@ -14,8 +14,8 @@ about predicting token t + 1. For the trajectory of `engine/words.py`, prompt 11
     old_logp        0  0  0  0  0 -.1 -2.3 -.7
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from engine.words import Trajectory
 
 @dataclass(frozen=True)
 class Tokens:
-    """What `Method.loss` sees: everything [B, T]. `logp` and `entropy` are filled in by the trainer, in nats."""
+    """What `Method.loss` sees: everything [B, T], log-probs and entropies in nats. `logp`, what the method `needs` and what it
+    reads off whole distributions (`Method.read`, by name) is filled in by the trainer."""
 
     logp: Tensor
     old_logp: Tensor
@@ -34,6 +35,10 @@ class Tokens:
     trained: Tensor
     response: Tensor
     entropy: Tensor | None = None
+    replay: Tensor | None = None
+    reference_logp: Tensor | None = None
+    entropy_rank: Tensor | None = None
+    read: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
     shape = (len(trajectories), width)
     input_ids = torch.full(shape, pad, dtype=torch.long)
     old_logp, advantage = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-    expert, trained, response = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+    expert, trained, response, replay = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
     for row, trajectory in enumerate(trajectories):
         at = len(trajectory.problem.prompt)
         input_ids[row, :at] = torch.tensor(trajectory.problem.prompt)
@@ -75,10 +80,11 @@ def collate(trajectories: Sequence[Trajectory], pad: int, dtype: torch.dtype = t
             expert[row, here] = segment.expert
             trained[row, here] = segment.trained
             response[row, here] = True
+            replay[row, here] = segment.replay
             if segment.logp:
                 old_logp[row, here] = torch.tensor(segment.logp, dtype=dtype)
-    fields = (old_logp, advantage, expert, trained, response)
-    shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *(field[:, 1:] for field in fields))
+    seen = (one[:, 1:] for one in (old_logp, advantage, expert, trained, response))
+    shifted = Tokens(torch.zeros(shape[0], width - 1, dtype=dtype), *seen, replay=replay[:, 1:])
     return MicroBatch(input_ids, torch.tensor([length(t) for t in trajectories]), shifted, tuple(trajectories))
 
 

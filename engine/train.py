@@ -5,6 +5,7 @@ Every loss term is sum / count with the count taken over the whole update first;
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine import forward, tokens
+from engine import forward, ranking, tokens
 from engine.curves import AUTHORS, Drift, Parts, Weights
-from engine.distributed import accumulate, initialize, start_distributed, summed
+from engine.distributed import accumulate, initialize, ranks, start_distributed, summed
+from engine.optimizers import Optimizers
+from engine.reference import Reference
 from engine.settings import Settings
 from engine.tokens import MicroBatch, Tokens
 from engine.words import Term, Trajectory
+
+SCOPED = {f"entropy_rank:{scope}": scope for scope in ranking.SCOPES}
+NEEDS = ("entropy", "reference_logp", *SCOPED)
 
 
 @dataclass(frozen=True)
@@ -32,21 +38,29 @@ class Counts:
 
 
 class Trainer:
-    """A model, its method's loss and DeepSpeed's engine. `model` is the live module; samplers read it directly."""
+    """A model, its method's loss and DeepSpeed's engine. `model` is the live module; samplers read it directly.
 
-    def __init__(self, model: Any, method: Any, settings: Settings, pad: int) -> None:
+    `reference` is the model a method's `reference_logp` is under, if it needs one; None: `model` as it is now.
+    """
+
+    def __init__(self, model: Any, method: Any, settings: Settings, pad: int, reference: Any = None) -> None:
         start_distributed(settings.device)
         self.method, self.settings, self.pad = method, settings, pad
         self.needs = tuple(getattr(method, "needs", ()))
-        if unknown := set(self.needs) - {"entropy"}:
-            raise ValueError(f"method needs {sorted(unknown)}; the engine can provide: entropy")
+        if unknown := set(self.needs) - set(NEEDS):
+            raise ValueError(f"method needs {sorted(unknown)}; the engine can provide: {', '.join(NEEDS)}")
         self.step = 0
+        self.reference = None
+        if "reference_logp" in self.needs:
+            self.reference = Reference(reference or model, getattr(method, "reference_every", None))
+            self.reference.model.to(settings.device)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self.engine = initialize(model, optimizer, settings)
+        self.optimizers = Optimizers(self.engine.optimizer) if hasattr(method, "optimizer") else None
 
     @property
     def model(self) -> Any:
@@ -62,7 +76,9 @@ class Trainer:
         (a method that found nothing to learn from) leaves the weights alone and says so by its counts. Raises
         FloatingPointError if loss or gradient is not finite; the weights are then not to be used.
         """
-        batches = self._cut(trajectories)
+        if self.reference:
+            self.reference.follow(self.model, self.step)
+        batches = self._ranked(self._cut(trajectories))
         counts = [self._counts(batch) for batch in batches]
         trained = {author: sum(count.trained[author] for count in counts) for author in AUTHORS}
         rate = self.settings.rate(self.step)
@@ -70,6 +86,8 @@ class Trainer:
             self.step += 1
             unseen = {f"logp_{author}": None for author in AUTHORS}
             return {"loss": {}, "grad_norm": 0.0, "lr": rate, "trained_tokens": trained, "logp_drift": None, **unseen}
+        if self.optimizers:
+            self.optimizers.use(self.method.optimizer(trajectories))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         self.engine.train()
@@ -156,7 +174,8 @@ class Trainer:
         Masks do not depend on the policy, so the method's loss is asked for its terms with log-probs of zero: that is
         arithmetic on [B, T] tensors, no model. Every rank holds all micro-batches, so no communication either.
         """
-        view = replace(batch.tokens, entropy=torch.zeros_like(batch.tokens.logp))
+        nothing = torch.zeros_like(batch.tokens.logp)
+        view = replace(batch.tokens, entropy=nothing, reference_logp=nothing, read=defaultdict(lambda: nothing))
         terms = {
             name: term.reduce.count(view.trained if term.mask is None else term.mask, len(batch.trajectories))
             for name, term in self._terms(view).items()
@@ -168,28 +187,48 @@ class Trainer:
         """What each micro-batch's sums are divided by: the counts of the whole update."""
         return [dict(_added(counts))] * len(counts)
 
-    def _share(self, batches: list[tuple[MicroBatch, dict[str, float]]]) -> list[tuple[MicroBatch, dict[str, float]]]:
-        """This rank's micro-batches, as many as any other rank's; the last ones may be filling."""
+    def _share(self, batches: list[tuple[MicroBatch, Any]]) -> list[tuple[MicroBatch, Any]]:
+        """This rank's micro-batches, each with its own, as many as any other rank's; the last ones may be filling."""
         rank, world = dist.get_rank(), dist.get_world_size()
         mine = batches[rank::world]
         rounds = math.ceil(len(batches) / world)
         last, divisor = batches[-1]
         return mine + [(last.filling(), divisor)] * (rounds - len(mine))
 
+    def _ranked(self, batches: list[MicroBatch]) -> list[MicroBatch]:
+        """With `entropy_rank` filled in, if the method needs it: by a pass of its own, for ranks are over the whole update."""
+        scope = next((SCOPED[need] for need in self.needs if need in SCOPED), None)
+        if scope is None:
+            return batches
+        found = {}
+        for batch, index in self._share([(batch, i) for i, batch in enumerate(batches)]):
+            with torch.no_grad():
+                scored = self._scored(self.engine, batch.input_ids, batch.lengths, entropy=True)
+            assert scored.entropy is not None
+            found[index] = scored.entropy.cpu()
+        found = ranks().gather(found)
+        masks = [batch.tokens.trained & batch.tokens.expert for batch in batches]
+        shares = ranking.shares_above([found[i] for i in range(len(batches))], masks, scope)
+        views = [replace(batch.tokens, entropy_rank=share) for batch, share in zip(batches, shares, strict=True)]
+        return [replace(batch, tokens=view) for batch, view in zip(batches, views, strict=True)]
+
     def _forward(self, batch: MicroBatch) -> Tokens:
-        """The micro-batch's view with log-probs (and entropies) under the policy."""
-        device = self.engine.device
-        input_ids, lengths = batch.input_ids.to(device), batch.lengths.to(device)
-        found = forward.score(
-            self.engine, input_ids, lengths, self.settings.temperature, "entropy" in self.needs, self.settings.packed
+        """The micro-batch's view with log-probs, and what else the method needs, under the policy."""
+        found = self._scored(self.engine, batch.input_ids, batch.lengths)
+        moved = {name: v.to(self.engine.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
+        return replace(batch.tokens, **(moved | vars(found)))
+
+    def _scored(self, model: Any, input_ids: Tensor, lengths: Tensor, entropy: bool = False) -> forward.Scored:
+        chosen, device = self.settings, self.engine.device
+        wanted = entropy or "entropy" in self.needs
+        beside = self.reference.model if self.reference else None, getattr(self.method, "read", None)
+        return forward.score(
+            model, input_ids.to(device), lengths.to(device), chosen.temperature, wanted, chosen.packed, *beside
         )
-        moved = {name: value.to(device) for name, value in vars(batch.tokens).items() if isinstance(value, Tensor)}
-        return Tokens(**{**moved, "logp": found.logp, "entropy": found.entropy})
 
     def _scored_alone(self, input_ids: Tensor, lengths: Tensor) -> forward.Scored:
         """As in `_forward`, by the model without DeepSpeed's engine around it: the weights must not be partitioned."""
-        chosen = self.settings
-        return forward.score(self.model, input_ids, lengths, chosen.temperature, "entropy" in self.needs, chosen.packed)
+        return self._scored(self.model, input_ids, lengths)
 
     def _step(self) -> float:
         """Clip and step; the gradient's norm before clipping. At stage 0 DeepSpeed clips but does not say the norm."""
@@ -204,12 +243,16 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write optimizer, weights and step, as DeepSpeed shards, into `folder`."""
         self.engine.save_checkpoint(str(folder), tag="state", client_state={"step": self.step})
+        for kept in filter(None, (self.reference, self.optimizers)):
+            kept.save(folder)
 
     def load(self, folder: Path) -> None:
         """Continue exactly where `save` left off."""
         path, state = self.engine.load_checkpoint(str(folder), tag="state")
         assert path is not None, folder
         self.step = state["step"]
+        for kept in filter(None, (self.reference, self.optimizers)):
+            kept.load(folder)
 
     def save_model(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder (gathered from all ranks under ZeRO-3)."""

@@ -11,12 +11,12 @@ from typing import Any
 from tqdm import tqdm
 
 from engine import certificate as certificates
-from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds, tokenised
+from engine import checkpoint, data, explore, logs, memory, methods, metrics, record, seeds, supply, tokenised
 from engine.grade import Grader
 from engine.model import chat_template, refuse_untrainable
 from engine.reward import Reward
 from engine.sampler import Sampling, build
-from engine.words import Problem, Trajectory
+from engine.words import Trajectory
 
 log = logging.getLogger("assay")
 CANARIES = (64, 48, 32)  # lengths of the texts that sampler and trainer both score after every change of weights
@@ -79,6 +79,9 @@ class Training:
         self.sampler = bugs.sampler(self.inject, sampler)
         self.ranks = ranks()
         self.leads = self.ranks.rank == 0  # what is written is written by the first rank
+        second = getattr(self.method, "second", 0.0)
+        self.supply = supply.Supply(self.problems, spec["seed"], shared["prompts_per_update"], second)
+        self.selection: dict[str, Any] = {}
         self.log_to = log_to if self.leads else ()
         self.memory: dict[str, Any] = {}
 
@@ -100,10 +103,11 @@ class Training:
         told = logs.opened(self.log_to, self.out, self.spec, record.digest(self.parts), rows)
         with Grader() as grader, told as tell:
             self.reward = Reward(grader, self.tokenizer, self.template, self.trainer.settings.reward_noise, seed)
+            if hasattr(self.method, "keep"):
+                with self.timed("explore"):
+                    self.selection = self.select()
             for step in bar:
-                size = shared["prompts_per_update"]
-                batch = [self.problems[i] for i in seeds.problem_order(seed, len(self.problems), step * size, size)]
-                row = self.step(step, batch)
+                row = self.step(step)
                 rows.append(row)
                 if self.leads:
                     record.append_row(self.out / "metrics.jsonl", row)
@@ -170,11 +174,28 @@ class Training:
         """Forward and backward passes: what they hold at a time is a setting."""
         return memory.bounded("train.micro_batch_tokens", self.shared["micro_batch_tokens"])
 
-    def step(self, step: int, batch: list[Problem]) -> dict[str, Any]:
-        """Explore one batch of problems and make one update; returns its line of metrics."""
+    def select(self) -> dict[str, Any]:
+        """Have the method choose the problems it trains on, once; what a stage that was killed had chosen is taken up again."""
+        path, updates, limit = self.out / supply.SELECTION, self.shared["updates"], self.shared["max_response_tokens"]
+        identity = record.digest(self.parts)
+        found = record.read_json(path) if path.exists() else {}
+        if found.get("identity") != identity:
+            self.trainer.model.eval()
+            at = (updates, self.sampler.sync, self.ranks, limit)
+            found = {"identity": identity, **supply.selected(self.method, self.supply, self.sampler, self.reward, *at)}
+            self.sampler.sleep()
+            if self.leads:
+                record.write_json(path, found)
+        self.supply.keep(found["kept"])
+        return found
+
+    def step(self, step: int) -> dict[str, Any]:
+        """Explore what one update wants and make it; returns its line of metrics."""
         from engine.integrity import canary, ended, repeats, worst
 
         total, seed, rank = self.shared["updates"], self.spec["seed"], self.ranks.rank
+        limit = self.shared["max_response_tokens"]
+        batch = self.supply.batch(step)
         self.reward.undecided = self.reward.flipped = 0
         self.trainer.model.eval()
         seen: dict[int, dict] = {}
@@ -185,19 +206,20 @@ class Training:
             self.seconds["explore"] -= self.seconds["sync"]  # it happens in the midst of it
 
         with self.timed("explore"):
-            found = explore.explore(
-                self.method, batch, self.sampler, self.reward, step, total, seed, self.memory, prepare, self.ranks
-            )
+            at = (step, total, self.memory, prepare, self.ranks, limit)
+            found = supply.explored(self.method, self.supply, self.sampler, self.reward, *at)
             self.sampler.sleep()
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
-                trajectories = self.method.update(trajectories, explore.context(step, total, seed, "", self.memory))
+                here = explore.context(step, total, seed, "", self.memory, response_tokens=limit)
+                trajectories = self.method.update(trajectories, here)
         with self.timed("update"), self.bounded():
             sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}
             update = self.trainer.update(trajectories, lambda trajectory: _context(trajectory) in sampled)
         trained = update.pop("trained_tokens")
         counted = self.ranks.gather({rank: (self.reward.undecided, self.reward.flipped)}).values()
         undecided, flipped = map(sum, zip(*counted, strict=True))
+        first = self.selection if step == 0 else {}  # what the selection cost is part of the first update's costs
         return {
             "step": step,
             "problems": record.digest([problem.id for problem in batch]),
@@ -205,12 +227,13 @@ class Training:
             **update,
             "canary": worst(list(self.ranks.gather(seen).values())),
             "repeats": repeats(found.rollouts),
-            "ended": ended(found.rollouts, self.shared["max_response_tokens"]),
-            "sampled_tokens": found.sampled_tokens,
-            "graded_rollouts": len(found.rollouts),
+            "ended": ended(found.rollouts, limit),
+            "sampled_tokens": found.sampled_tokens + first.get("sampled_tokens", 0),
+            "graded_rollouts": len(found.rollouts) + first.get("graded_rollouts", 0),
             "undecided": undecided,
             **({"flipped": flipped} if self.reward.noise else {}),
-            "rounds": found.rounds,
+            **({"kept_problems": len(first["kept"]), "of_problems": first["of"]} if first else {}),
+            "rounds": found.rounds + first.get("rounds", 0),
             "trained_tokens_own": trained["own"],
             "trained_tokens_expert": trained["expert"],
         }

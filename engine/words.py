@@ -60,6 +60,20 @@ class Problem:
             cut = next((i + 1 for i in self.breaks[demonstration] if cut < i < limit), cut)
         return tokens[:cut]
 
+    def steps(self, at_most: int, demonstration: int = 0) -> tuple[int, ...]:
+        """Tokens of a demonstration up to the end of each of its steps, of which there are at most `at_most`: its paragraphs,
+        neighbours joined evenly, or stretches of equal length where it has no blank line. The last is the whole of it.
+
+            steps(5) == (2, 5): the paragraph 21 22, and the rest
+        """
+        length = len(self.demonstration(demonstration))
+        breaks = self.breaks[demonstration] if demonstration < len(self.breaks) else ()
+        ends = [i + 1 for i in breaks if i + 1 < length] + [length]
+        if len(ends) == 1:
+            ends = list(range(1, length + 1))
+        count = min(at_most, len(ends))
+        return tuple(ends[len(ends) * k // count - 1] for k in range(1, count + 1))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -99,7 +113,8 @@ class Segment:
         Segment((21, 22), expert=True, trained=True, advantage=1.0)
         Segment((31, 32, 33), expert=False, trained=True, advantage=0.5, logp=(-0.1, -2.3, -0.7))
 
-    `trained` decides whether the tokens enter loss and count; `advantage` may be 0 and the tokens still count.
+    `trained` decides whether the tokens enter loss and count; `advantage` may be 0 and the tokens still count. `replay`: own
+    tokens that were sampled at an earlier update; their log-probs are those recorded then.
     """
 
     tokens: tuple[int, ...]
@@ -107,18 +122,24 @@ class Segment:
     trained: bool
     advantage: float = 0.0
     logp: tuple[float, ...] = ()
+    replay: bool = False
 
     def __post_init__(self) -> None:
         if len(self.logp) != (0 if self.expert else len(self.tokens)):
             raise ValueError(
                 f"a segment of {len(self.tokens)} tokens (expert={self.expert}) has {len(self.logp)} behaviour log-probs; "
-                "own tokens need one each, expert tokens none: build segments with own() and expert()"
+                "own tokens need one each, expert tokens none: build segments with own(), replay() and expert()"
             )
 
 
 def own(rollout: Rollout, advantage: float) -> Segment:
     """The tokens the policy generated in `rollout`, trained with `advantage`."""
     return Segment(rollout.tokens, expert=False, trained=True, advantage=advantage, logp=rollout.logp)
+
+
+def replay(tokens: tuple[int, ...], logp: tuple[float, ...], advantage: float) -> Segment:
+    """Tokens the policy generated at an earlier update, with the log-probs recorded then."""
+    return Segment(tokens, expert=False, trained=True, advantage=advantage, logp=logp, replay=True)
 
 
 def expert(tokens: tuple[int, ...], advantage: float = 1.0, trained: bool = True) -> Segment:
@@ -138,10 +159,13 @@ class Trajectory:
         response     0  0  0  1  1  1  1  1
         expert       0  0  0  1  1  0  0  0
         advantage    0  0  0  1  1 .5 .5 .5
+
+    `note` is what `explore` has to tell the method's own `update` (a reward, say); nothing else reads it.
     """
 
     problem: Problem
     segments: tuple[Segment, ...]
+    note: Any = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +173,18 @@ class Context:
     """Where a run stands while it explores one problem (or regroups one update).
 
     `rng` is seeded from (run seed, step, problem), so its draws do not depend on timing. `memory` is the method's own
-    persistent state: one dict per stage, saved with every checkpoint; it must hold JSON values only.
+    persistent state: one dict per stage, saved with every checkpoint; it must hold JSON values only. `response_tokens` is the
+    run's response limit. `second`: the problem is one of the second stream, for methods that ask for one. `explored`: problems
+    of this update explored so far, for `wanting`.
     """
 
     step: int
     total_steps: int
     rng: random.Random
     memory: dict[str, Any]
+    response_tokens: int = 0
+    second: bool = False
+    explored: int = 0
 
     @property
     def progress(self) -> float:

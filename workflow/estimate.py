@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.explain import LENGTH, POLICIES, Scripted, example
-from engine.explore import context, explore
+from engine.explore import context
+from engine.supply import Supply, explored, selected
 from workflow.hardware import GPUS, RESPONSE_TOKENS, Gpu, Hardware
 from workflow.memory import BYTES, ROWS, kv_bytes, world
 from workflow.models import Shape, shape
@@ -59,20 +60,25 @@ def habits(method: Any) -> Habits:
     """Run a method for a few updates against a policy that is right every third time. No model, no torch."""
     memory: dict[str, Any] = {}
     rollouts, learned, rounds = [], [], 0
+    problems = [replace(example(), id=f"example-{i}") for i in range(STEPS * PROBLEMS)]
+    supply = Supply(problems, 0, PROBLEMS, getattr(method, "second", 0.0))
+    chosen = selected(method, supply, Scripted(POLICY), _reward, STEPS) if hasattr(method, "keep") else {}
+    if chosen:
+        supply.keep(chosen["kept"])
     for step in range(STEPS):
-        problems = [replace(example(), id=f"example-{step}-{i}") for i in range(PROBLEMS)]
-        found = explore(method, problems, Scripted(POLICY), _reward, step, STEPS, 0, memory)
+        found = explored(method, supply, Scripted(POLICY), _reward, step, STEPS, memory, response_tokens=LENGTH)
         rollouts += [rollout for _, rollout in found.rollouts if rollout.finish_reason != "prefix"]
         rounds = max(rounds, found.rounds)
         trajectories = found.trajectories
         if hasattr(method, "update"):
-            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory))
+            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory, response_tokens=LENGTH))
         learned += [segment for trajectory in trajectories for segment in _shares(trajectory.segments)]
     each = STEPS * PROBLEMS
+    before = chosen.get("graded_rollouts", 0)  # whole responses
     return Habits(
-        rollouts=len(rollouts) / each,
+        rollouts=(len(rollouts) + before) / each,
         rounds=rounds,
-        sampled=sum(1 - len(rollout.prefix) / LENGTH for rollout in rollouts) / each,
+        sampled=(sum(1 - len(rollout.prefix) / LENGTH for rollout in rollouts) + before) / each,
         own=sum(share for share, expert in learned if not expert) / each,
         expert=sum(share for share, expert in learned if expert) / each,
         entropy="entropy" in getattr(method, "needs", ()),
