@@ -22,8 +22,8 @@ Paper and code disagree on nothing that is a setting of this file. What the code
 An update of a run's usual number of problems has an eighth of the rollouts of a group method; `samples` 8 makes them as many.
 """
 
-import math
 from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 
 from engine.reduce import Denominator, mean_over_trajectories
 from engine.words import Sample, Stage, Term, Trajectory, own
@@ -46,8 +46,7 @@ class Method:
 
     def update(self, trajectories, context):
         rewards = [t.note for t in trajectories]
-        mean = sum(rewards) / max(1, len(rewards))
-        deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / max(1, len(rewards))) or 1.0
+        mean, deviation = fmean(rewards), pstdev(rewards) or 1.0
         return [
             replace(t, segments=(replace(t.segments[0], advantage=(reward - mean) / deviation),))
             for t, reward in zip(trajectories, rewards, strict=True)

@@ -22,6 +22,7 @@ Left out     the format reward (a box before the thought ends): the engine tells
 
 import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from engine.reduce import Denominator, mean_over_trajectories
 from engine.words import Sample, Stage, Term, Trajectory, own
@@ -40,11 +41,14 @@ class Method:
 
     needs = ("reference_logp",)
 
+    def __post_init__(self):
+        if self.group < 2:
+            raise ValueError(f"group {self.group}: one rollout has no deviation to be divided by; choose 2 or more")
+
     def explore(self, problem, context):
         rollouts = yield Sample(self.group)
         rewards = self.rewards(rollouts, context.response_tokens)
-        mean = sum(rewards) / len(rewards)
-        deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / max(1, len(rewards) - 1)) + 1e-4
+        mean, deviation = fmean(rewards), stdev(rewards) + 1e-4
         return [
             Trajectory(problem, (own(r, (reward - mean) / deviation),)) for r, reward in zip(rollouts, rewards, strict=True)
         ]

@@ -1,15 +1,18 @@
 """RIF-RFT: who passes the filter, and that what it does with them is GRPO."""
 
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from engine import methods
-from engine.explain import POLICIES, converse
+from engine import methods, record
+from engine.explain import POLICIES, Scripted, converse
+from engine.supply import SELECTION, Supply, selected
 from engine.tokens import Tokens
 from engine.words import Context, Problem, Rollout, Sample
-from tests.conftest import METHODS
+from tests.conftest import METHODS, TRAIN
 
 PROBLEM = Problem("p", (11, 12), "5")
 
@@ -47,6 +50,22 @@ def test_a_threshold_that_filters_nothing_or_everything_is_refused(tau: float) -
     assert build(tau=0.01) and build(tau=1.0)
 
 
+def test_what_a_run_would_see_is_asked_for_once_and_only_the_solved_are_seen_again() -> None:
+    """Two updates of three would see six of eight problems; the policy solves those with an even number, once in eight."""
+    problems = [Problem(str(i), (11, i), "") for i in range(8)]
+    supply, sampler = Supply(problems, 0, 3), Scripted(lambda i: False)
+
+    def reward(pairs: Any) -> list[float]:
+        return [float(int(problem.id) % 2 == 0 and i == 7) for i, (problem, _) in enumerate(pairs)]
+
+    seen = [problem.id for problem in supply.pool(2)]
+    found = selected(build(), supply, sampler, reward, 2)
+    assert len(seen) == 6 and [request.sample for request in sampler.asked] == [Sample(8)] * 6
+    assert found["kept"] == [name for name in seen if int(name) % 2 == 0] and 0 < len(found["kept"]) < 6
+    supply.keep(found["kept"])
+    assert {problem.id for step in range(4) for problem in supply.batch(step)} == set(found["kept"])
+
+
 def test_the_rest_is_grpo() -> None:
     """Two right of eight: advantages 1 - 1/4 and -1/4; the loss is -advantage * p / p_old, a slope of that on log p."""
     sampler, found = converse(build(), POLICIES["a policy that is right every third time"])  # - - + - - + - -
@@ -63,3 +82,14 @@ def test_the_rest_is_grpo() -> None:
     torch.testing.assert_close(loss, build("grpo").loss(t))
     assert build().reduce == build("grpo").reduce
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), logp)[0], by_hand)
+
+
+def test_a_stage_says_what_it_kept_and_is_certified(spec: dict, tmp_path: Path) -> None:
+    from engine.stage import run
+
+    method, out = {"name": "rif_rft", "folder": str(METHODS), "settings": {"samples": 2, "group": 4}}, tmp_path / "out"
+    run({**spec, "run": "rif_rft", "stage": "rif_rft", "method": method, "train": {**TRAIN, "updates": 3}}, out)
+    first, second, _ = record.read_rows(out / "metrics.jsonl")
+    assert 0 < first["kept_problems"] == len(record.read_json(out / SELECTION)["kept"]) < first["of_problems"] == 9
+    assert (first["graded_rollouts"], second["graded_rollouts"]) == (9 * 2 + 3 * 4, 3 * 4)
+    assert first["grad_norm"] > 0 and record.read_json(out / "certificate.json")["passed"]

@@ -67,6 +67,16 @@ def test_relative_length_bends_at_the_middle_for_wrong_answers_only() -> None:
             assert among - alone == pytest.approx(expected)
 
 
+def test_a_group_of_one_reward_teaches_nothing_and_one_of_one_is_refused() -> None:
+    exploring = build(group=3).explore(PROBLEM, Context(0, 4, random.Random(0), {}, response_tokens=LIMIT))
+    next(exploring)
+    with pytest.raises(StopIteration) as stop:
+        exploring.send(group([(3, True)] * 3))
+    assert [t.segments[0].advantage for t in stop.value.value] == [0.0] * 3
+    with pytest.raises(ValueError, match="group 1: one rollout has no deviation"):
+        build(group=1)
+
+
 def test_a_group_of_one_length_has_no_relative_reward() -> None:
     assert rewards([(5, True), (5, False)]) == pytest.approx([0.55, -0.55])
     assert rewards([(5, True), (6, False)])[0] == pytest.approx(0.55 + 0.5)
