@@ -44,7 +44,7 @@ Another paragraph, which
 goes on.
 They disagree on
   reach        here |
-               there
+               there  twice
   long_name_of_an_item  everywhere
 And a last one."""
     assert header(docstring) == (
@@ -56,7 +56,7 @@ And a last one."""
             Entry(
                 "",
                 "Another paragraph, which goes on. They disagree on",
-                [("reach", "here | there"), ("long_name_of_an_item", "everywhere")],
+                [("reach", "here | there  twice"), ("long_name_of_an_item", "everywhere")],
             ),
             Entry("", "And a last one."),
         ],
@@ -88,7 +88,7 @@ HUB = "https://github.com/a/b"
             f"[a/b@01f4ae0]({HUB}/tree/01f4ae0), [c/d.py]({HUB}/blob/01f4ae0/c/d.py), [c/e.py]({HUB}/blob/01f4ae0/c/e.py)",
         ),
         ("a/b, c/d.py:7 without a commit", "a/b, c/d.py:7 without a commit"),
-        ("a/b@01f4ae0, c.py; d/e@fffffff, f.py", None),
+        ("a/b@01f4ae0, x/c.py; d/e@fffffff, f.py", None),
     ],
 )
 def test_papers_and_the_authors_lines_are_links(text: str, expected: str | None) -> None:

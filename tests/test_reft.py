@@ -94,6 +94,12 @@ def test_the_loss_by_hand() -> None:
     torch.testing.assert_close(slope, by_hand)
 
 
+def test_experts_tokens_are_not_held_back() -> None:
+    ones, yes, expert = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[True, False]])
+    mask = build().loss(Tokens(ones, ones, ones, expert, yes, yes, reference_logp=ones))["kl"].mask
+    assert mask.tolist() == [[False, True]]
+
+
 def plan(**changes: Any) -> Plan:
     return checked({**yaml.safe_load((ROOT / "config" / "miniature.yaml").read_text()), **changes})
 
