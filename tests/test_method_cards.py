@@ -88,6 +88,7 @@ HUB = "https://github.com/a/b"
             f"[a/b@01f4ae0]({HUB}/tree/01f4ae0), [c/d.py]({HUB}/blob/01f4ae0/c/d.py), [c/e.py]({HUB}/blob/01f4ae0/c/e.py)",
         ),
         ("a/b, c/d.py:7 without a commit", "a/b, c/d.py:7 without a commit"),
+        ("a/b@01f4ae0; E@fffffff, f.py", f"[a/b@01f4ae0]({HUB}/tree/01f4ae0); E@fffffff, f.py"),
         ("a/b@01f4ae0, x/c.py; d/e@fffffff, f.py", None),
     ],
 )

@@ -28,6 +28,7 @@ ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 FIELD = re.compile(r"(\S.*?) {2,}(\S.*)")
 CODE = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{6,40})\b"
+    r"|(?P<stranger>[\w.-]+@[0-9a-f]{6,40}\b)"
     r"|(?P<folder>(?:[\w.-]+/)+[\w.-]+):(?=\s)"
     r"|(?P<path>(?:[\w.-]+/)*[\w.-]*(?:\{[\w.,-]+\}[\w.-]*)?\.(?:py|sh|ya?ml|json|md|toml))(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?(?!\w)"
 )
@@ -90,6 +91,8 @@ def linked(text: str) -> str:
         if match["repo"]:
             repo, commit, folder = match["repo"], match["commit"], ""
             return f"[{whole}](https://github.com/{repo}/tree/{commit})"
+        if match["stranger"]:  # a repository without its owner: what follows is not the one before's
+            repo = ""
         if not repo:
             return whole
         if match["folder"]:
