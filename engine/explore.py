@@ -67,11 +67,18 @@ class Exploration:
 
 
 def context(
-    step: int, total: int, run: int, problem: str, memory: dict[str, Any], occurrence: int = 0, response_tokens: int = 0
+    step: int,
+    total: int,
+    run: int,
+    problem: str,
+    memory: dict[str, Any],
+    occurrence: int = 0,
+    response_tokens: int = 0,
+    problems: int = 0,
 ) -> Context:
     """The context of one problem at one step; its rng depends on run, step, problem and occurrence alone."""
     rng = random.Random(seeds.seed(run=run, axis="context", step=step, problem=problem, occurrence=occurrence))
-    return Context(step, total, rng, memory, response_tokens)
+    return Context(step, total, rng, memory, response_tokens, problems)
 
 
 def named(method: Any) -> str:
@@ -91,13 +98,15 @@ def explore(
     prepare: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
     response_tokens: int = 0,
+    size: int = 0,
     second: int = 0,
     earlier: Sequence[Problem] = (),
 ) -> Exploration:
     """Run `method.explore` for every problem and return its trajectories in problem order, with costs.
 
     `prepare` is called on every rank before the first rollout is asked for, unless none of them asks for any. The last `second`
-    problems are those of the second stream; `earlier` ones were explored before in the same update.
+    problems are those of the second stream; `earlier` ones were explored before in the same update. `size`: problems the run
+    gives an update.
 
     Raises ValueError naming the method and the problem when an exploration yields something that is not a `Sample`, asks for
     more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories; or, with
@@ -131,7 +140,7 @@ def explore(
 
     before = copy.deepcopy(memory) if ranks.count > 1 else memory
     for i in range(ranks.rank, len(problems), ranks.count):
-        here = context(step, total, run, problems[i].id, memory, occurrence[i], response_tokens)
+        here = context(step, total, run, problems[i].id, memory, occurrence[i], response_tokens, size)
         started = method.explore(problems[i], replace(here, second=i >= len(problems) - second))
         if not inspect.isgenerator(started):
             finished[i] = _trajectories(name, problems[i], started)

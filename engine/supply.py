@@ -81,7 +81,7 @@ def selected(
 ) -> dict[str, Any]:
     """Ask `method.keep` of every problem that so many updates would see, with the policy as it is: what it kept, and costs."""
     asked = supply.pool(updates)
-    at = (BEFORE, updates, supply.run, {}, prepare, ranks, response_tokens)
+    at = (BEFORE, updates, supply.run, {}, prepare, ranks, response_tokens, supply.size)
     found = explore.explore(Keeping(method), asked, sampler, reward, *at)
     return {
         "kept": [trajectory.problem.id for trajectory in found.trajectories],
@@ -104,8 +104,8 @@ def explored(
     ranks: Ranks = ALONE,
     response_tokens: int = 0,
 ) -> Exploration:
-    """Explore what update `step` of `total` wants: its problems, those of the second stream, then further ones for as long as
-    `method.wanting` says how many (0: enough).
+    """Explore what update `step` of `total` wants: its problems, or what `method.draw` makes of them, those of the second
+    stream, then further ones for as long as `method.wanting` says how many (0: enough).
 
     Raises ValueError if that is more than MOST times the problems of an update.
     """
@@ -117,13 +117,15 @@ def explored(
             prepare()
 
     batch, second = supply.batch(step), supply.second(step)
-    at = (step, total, supply.run, memory, once, ranks, response_tokens)
+    here = explore.context(step, total, supply.run, "", memory, 0, response_tokens, supply.size)
+    if hasattr(method, "draw"):
+        batch = method.draw(batch, here)
+    at = (step, total, supply.run, memory, once, ranks, response_tokens, supply.size)
     found = explore.explore(method, [*batch, *second], sampler, reward, *at, second=len(second))
     if not hasattr(method, "wanting"):
         return found
     seen = [*batch, *second]
     while True:
-        here = explore.context(step, total, supply.run, "", memory, response_tokens=response_tokens)
         count = method.wanting(found.trajectories, replace(here, explored=len(seen)))
         if count <= 0:
             return found

@@ -211,7 +211,7 @@ class Training:
             self.sampler.sleep()
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
-                here = explore.context(step, total, seed, "", self.memory, response_tokens=limit)
+                here = explore.context(step, total, seed, "", self.memory, 0, limit, self.supply.size)
                 trajectories = self.method.update(trajectories, here)
         with self.timed("update"), self.bounded():
             sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}

@@ -174,8 +174,8 @@ class Context:
 
     `rng` is seeded from (run seed, step, problem), so its draws do not depend on timing. `memory` is the method's own
     persistent state: one dict per stage, saved with every checkpoint; it must hold JSON values only. `response_tokens` is the
-    run's response limit. `second`: the problem is one of the second stream, for methods that ask for one. `explored`: problems
-    of this update explored so far, for `wanting`.
+    run's response limit, `problems` how many of them the run gives an update. `second`: the problem is one of the second
+    stream, for methods that ask for one. `explored`: problems of this update explored so far, for `wanting`.
     """
 
     step: int
@@ -183,6 +183,7 @@ class Context:
     rng: random.Random
     memory: dict[str, Any]
     response_tokens: int = 0
+    problems: int = 0
     second: bool = False
     explored: int = 0
 

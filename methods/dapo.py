@@ -62,14 +62,11 @@ class Method:
         return -over / (limit * self.buffer) if over > 0 and self.buffer else 0.0
 
     def wanting(self, trajectories, context):
-        if not self.batches:
-            return 0
-        wanted = context.memory.setdefault("wanted", context.explored)  # at the run's first call: the problems of an update
-        full = len(trajectories) >= wanted * self.group or context.explored >= wanted * self.batches
-        return 0 if full else wanted
+        full = len(trajectories) >= self.group * context.problems or context.explored >= self.batches * context.problems
+        return 0 if full else context.problems
 
     def update(self, trajectories, context):
-        return trajectories[: self.group * context.memory.get("wanted", len(trajectories))]
+        return trajectories[: self.group * context.problems]
 
     def loss(self, t):
         ratio = (t.logp - t.old_logp).exp()

@@ -4,7 +4,8 @@ or by the group's standard deviation.
 Paper        Dr.GRPO, arXiv:2503.20783; GRPO itself (arXiv:2402.03300, eq. 3) also divides the advantage by the group's standard
              deviation, which lifts very easy and very hard problems, and each rollout's loss by its length, which favours
              long wrong answers
-Code         ElliottYan/LUFFY@01f4ae0, mix_src/mix_core_alg.py (adv_estimator grpo, use_std False, loss_remove_token_mean)
+Code         ElliottYan/LUFFY@01f4ae0, luffy/verl/verl/mix_src/mix_core_alg.py (adv_estimator grpo, use_std False,
+             loss_remove_token_mean)
 Sampling     one group of 8 rollouts per problem
 Advantage    reward - mean reward of the group
 Loss         -advantage * ratio, ratio = p / p_old

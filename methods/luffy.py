@@ -1,7 +1,7 @@
 """LUFFY: put one expert solution into each group of rollouts and let the group's advantage say how much to imitate it.
 
 Paper        arXiv:2504.14945v5, section 3 (mixed-policy GRPO, policy shaping)
-Code         ElliottYan/LUFFY@01f4ae0, mix_src/mix_core_alg.py, mix_vllm_rollout.py, exp_scripts/train.sh
+Code         ElliottYan/LUFFY@01f4ae0, luffy/verl/verl/mix_src/mix_core_alg.py, mix_vllm_rollout.py, exp_scripts/train.sh
 Sampling     7 own rollouts; the expert solution, graded like them, is the eighth member
 Advantage    reward - mean reward of all eight; no standard deviation
 Loss         own tokens: -advantage * ratio, unclipped; expert tokens: -advantage * p / (p + 0.1), the expert's own probability

@@ -1,8 +1,8 @@
 """RL with SFT loss: reinforce own rollouts and imitate a demonstration in the same update, two losses added up.
 
 Paper        arXiv:2504.14945v5 (LUFFY), its multi-task baseline
-Code         ElliottYan/LUFFY@01f4ae0, exp_scripts/train_rl_sft_loss.sh, mix_src/mix_actor.py (use_sft_multitask_loss),
-             mix_core_alg.py (compute_sft_pure_loss, compute_grpo_outcome_advantage_split)
+Code         ElliottYan/LUFFY@01f4ae0, exp_scripts/train_rl_sft_loss.sh, luffy/verl/verl/mix_src/mix_actor.py
+             (use_sft_multitask_loss), mix_core_alg.py (compute_sft_pure_loss, compute_grpo_outcome_advantage_split)
 Sampling     7 own rollouts; one demonstration joins them, ungraded
 Advantage    reward - mean reward of the seven; no standard deviation
 Loss         own tokens: -advantage * ratio, unclipped; demonstration: -log p, added with `coefficient`

@@ -42,8 +42,8 @@ def test_mu_is_still_moving_one_update_before_each_bound() -> None:
 
 
 def talk(method, right: int, step: int = 0, second: int = 0) -> list[Trajectory]:
-    """What is learned from a problem of which the first `right` rollouts are right and from `second` of the second stream, which
-    sample nothing."""
+    """What is learned from a problem of which the first `right` rollouts are right and from `second` of the second stream,
+    which sample nothing."""
     sampler = Scripted(lambda i: i < right)
     found = explore(
         method,

@@ -1,7 +1,6 @@
 """DAPO by hand: what a score is, which groups are kept and how many are asked for, and where its two clips act."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,13 @@ def build(preset: str = methods.MATCHED, **settings: Any) -> Any:
     return methods.build("dapo", {**methods.preset("dapo", preset, METHODS), **settings}, METHODS)
 
 
-def here(memory: dict | None = None, explored: int = 0) -> Context:
-    given = context(0, 20, 0, "", {} if memory is None else memory)
-    return dataclasses.replace(given, response_tokens=LIMIT, explored=explored)
+def here(explored: int = 0) -> Context:
+    return dataclasses.replace(context(0, 20, 0, "", {}, 0, LIMIT, 3), explored=explored)
 
 
-def explored(method: Any, rollouts: list[tuple[float, int]], memory: dict | None = None) -> list[Trajectory]:
+def explored(method: Any, rollouts: list[tuple[float, int]]) -> list[Trajectory]:
     """What a problem whose rollouts are (reward, length) is answered with."""
-    talk = method.explore(example(), here(memory))
+    talk = method.explore(example(), here())
     sample = next(talk)
     assert (sample.n, sample.prefix) == (len(rollouts), ())
     with pytest.raises(StopIteration) as stop:
@@ -78,7 +76,7 @@ class Talk:
     """Updates of three problems, in batches that keep as many groups as the script says."""
 
     def __init__(self, **settings: Any) -> None:
-        self.method, self.memory = build(group=2, **settings), {}
+        self.method = build(group=2, **settings)
 
     def update(self, *kept: int) -> tuple[list[int], int]:
         """What was asked for after each batch, and how many trajectories the update trains on; every batch has to be used."""
@@ -89,13 +87,12 @@ class Talk:
             total += count
             for i in range(next(script)):
                 rollouts = [(1.0, 1), (0.0, total + i)]  # lengths tell the groups apart
-                found += explored(self.method, rollouts, self.memory)
-            count = self.method.wanting(found, here(self.memory, total))
+                found += explored(self.method, rollouts)
+            count = self.method.wanting(found, here(total))
             asked.append(count)
         assert not list(script)
-        learned = self.method.update(found, here(self.memory, total))
+        learned = self.method.update(found, here(total))
         assert learned == found[: len(learned)]  # in order of arrival
-        self.memory = json.loads(json.dumps(self.memory))  # as a resume would restore it
         return asked, len(learned)
 
 
@@ -118,9 +115,8 @@ def test_after_ten_batches_the_update_trains_on_what_was_found() -> None:
 def test_without_dynamic_sampling_nothing_is_asked_for_or_dropped() -> None:
     method = build("seven_b", group=2)
     found = explored(method, [(1.0, 1), (0.0, 1)]) + explored(method, [(0.0, 1), (0.0, 1)])
-    memory: dict = {}
-    assert len(found) == 4 and method.wanting(found, here(memory, 3)) == 0
-    assert method.update(found, here(memory, 3)) == found and memory == {}
+    assert len(found) == 4 and method.wanting(found, here(3)) == 0
+    assert method.update(found, here(3)) == found
 
 
 # (advantage, ratio, loss, its slope in log p): -min(A r, A clip(r, .8, 1.28)), and at most -10 A where A < 0

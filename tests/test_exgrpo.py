@@ -28,29 +28,34 @@ def problem(name: str) -> Problem:
 
 
 class Talk:
-    """A run of updates; each explores the problems named, of whose eight rollouts the given number is right."""
+    """A run of updates of the problems named; of the rollouts of each the given number is right (`replayed`: of those that are
+    asked for beside a stored success)."""
 
     def __init__(self, **settings: Any) -> None:
         self.method, self.memory, self.step = build(**settings), {}, 0
 
-    def update(self, **right: int) -> list[Trajectory]:
-        self.sampler, before = Scripted(lambda i: False), copy.deepcopy(self.memory)
+    def update(self, replayed: int = 0, **right: int) -> list[Trajectory]:
+        here, self.sampler = context(self.step, 20, 0, "", self.memory), Scripted(lambda i: False)
+        drawn = self.method.draw([problem(name) for name in right], here)
+        assert len({p.id for p in drawn}) == len(drawn) <= len(right)
+        self.due = [p.id for p in drawn if p.id in self.memory["due"]]
+        self.new = [p.id for p in drawn if p.id not in self.due]
+        before = copy.deepcopy(self.memory)
 
         def reward(pairs: Any) -> list[float]:
-            return [float(i < right[p.id]) for i, (p, _) in enumerate(pairs)]
+            return [float(i < (replayed if p.id in self.due else right[p.id])) for i, (p, _) in enumerate(pairs)]
 
-        problems = [problem(name) for name in right]
-        found = explore(self.method, problems, self.sampler, reward, self.step, 20, 0, self.memory).trajectories
+        found = explore(self.method, drawn, self.sampler, reward, self.step, 20, 0, self.memory).trajectories
         assert self.memory == before  # explorations only read it
         return self.learn(found)
 
     def learn(self, found: list[Trajectory]) -> list[Trajectory]:
         learned = self.method.update(found, context(self.step, 20, 0, "", self.memory))
-        assert learned[: len(found)] == found
+        assert learned == found
         assert json.loads(json.dumps(self.memory)) == self.memory
         self.memory = json.loads(json.dumps(self.memory, sort_keys=True))  # as a resume would restore it, whatever the order
         self.step += 1
-        return learned[len(found) :]
+        return learned
 
 
 def counts(talk: Talk) -> dict[str, int]:
@@ -59,12 +64,12 @@ def counts(talk: Talk) -> dict[str, int]:
 
 
 def test_one_to_seven_right_enter_the_pool_and_eight_retire() -> None:
-    talk = Talk()
-    assert talk.update(a=0, b=1, c=7, d=8) == []
+    talk = Talk(threshold=1.0)
+    talk.update(a=0, b=1, c=7, d=8)
     assert [request.sample.n for request in talk.sampler.asked] == [8] * 4
     assert counts(talk) == {"b": 1, "c": 7} and talk.memory["retired"] == ["d"]
     talk.update(b=2, c=8, d=8)
-    assert [request.problem.id for request in talk.sampler.asked] == ["b", "c"]  # nothing is sampled for the retired one
+    assert talk.new == ["b", "c"]  # the retired one is passed by
     assert counts(talk) == {"b": 2} and talk.memory["retired"] == ["d", "c"]
     talk.update(b=0)
     assert counts(talk) == {}
@@ -73,42 +78,64 @@ def test_one_to_seven_right_enter_the_pool_and_eight_retire() -> None:
 def test_replay_begins_above_its_threshold_and_stays() -> None:
     """35 % of the 40 rollouts of five problems are 14."""
     talk = Talk()
-    assert talk.update(a=4, b=4, c=4, d=2, e=0) == []
-    assert talk.update(f=4, g=4, h=4, i=3, j=0) == []  # 15: above, from the next update on
-    assert len(talk.update(k=0, l=0, m=0, n=0)) == 2
-    assert len(talk.update(k=0, l=0, m=0, n=0)) == 2
+    talk.update(a=4, b=4, c=4, d=2, e=0)
+    talk.update(f=4, g=4, h=4, i=3, j=0)  # 15: above, from the next update on
+    assert talk.due == []
+    for _ in range(2):
+        talk.update(k=0, l=0, m=0, n=0)
+        assert len(talk.due) == 2
     below = Talk()
     for _ in range(3):
-        assert below.update(a=4, b=4, c=4, d=2, e=0) == []
+        below.update(a=4, b=4, c=4, d=2, e=0)
+        assert below.due == []
 
 
 def test_a_policy_that_is_always_right_or_always_wrong_has_nothing_to_replay() -> None:
     for right in (0, 8):
         talk = Talk()
         for names in ("abcd", "efgh", "abcd"):
-            assert talk.update(**dict.fromkeys(names, right)) == []
+            talk.update(**dict.fromkeys(names, right))
+            assert talk.due == []
         assert counts(talk) == {}
         assert len(talk.sampler.asked) == (0 if right else 4)  # the last problems came a second time
 
 
-def test_half_as_many_as_the_update_has_are_replayed_none_twice() -> None:
+def test_half_of_an_update_is_replayed_and_the_first_others_are_new() -> None:
     talk = Talk()
     talk.update(a=4, b=4, c=4)
-    assert {t.problem.id for t in talk.update(**dict.fromkeys("defghijk", 0))} == {"a", "b", "c"}  # four wanted, three there
-    assert len(talk.update(d=0, e=0, f=0)) == 1  # half of three
-    assert talk.update(d=0) == []
+    talk.update(**dict.fromkeys("defghijk", 0))
+    assert sorted(talk.due) == ["a", "b", "c"] and talk.new == ["d", "e", "f", "g", "h"]  # four wanted, three there
+    talk.update(d=0, e=0, f=0)
+    assert len(talk.due) == 1 and talk.new == ["d", "e"]  # half of three
+    talk.update(a=0, b=0, c=0, d=0, e=0, f=0)
+    assert sorted(talk.due) == ["a", "b", "c"] and talk.new == ["d", "e", "f"]  # none as both
+    talk.update(d=0)
+    assert talk.due == []
 
 
-def test_a_replayed_success_is_the_stored_one_with_the_recorded_mean() -> None:
+def test_a_replayed_problem_is_seven_new_rollouts_and_its_stored_success() -> None:
+    """2 of the 7 new ones are right: with the stored one 3 of 8."""
     talk = Talk()
-    talk.update(a=3)
-    (found,) = talk.update(b=0, c=0)
-    (segment,) = found.segments
-    assert found.problem == Problem("a", (11, ord("a")), "a")
-    assert segment.replay and segment.trained and not segment.expert
-    assert (segment.tokens, segment.logp) == ((91, 92, 2), (-1.0, -1.0, -1.0))
-    assert segment.advantage == 1 - 3 / 8
-    assert counts(talk) == {"a": 3}  # it stays in the pool
+    talk.update(a=4)
+    learned = talk.update(replayed=2, b=1, c=0)
+    assert [(request.problem.id, request.sample.n) for request in talk.sampler.asked] == [("b", 8), ("a", 7)]
+    group = learned[8:]
+    assert {t.problem for t in group} == {Problem("a", (11, ord("a")), "a")} and len(group) == 8
+    segments = [t.segments[0] for t in group]
+    assert [s.replay for s in segments] == [False] * 7 + [True]
+    assert [s.advantage for s in segments] == [5 / 8] * 2 + [-3 / 8] * 5 + [5 / 8]
+    assert (segments[7].tokens, segments[7].logp) == ((91, 92, 2), (-1.0, -1.0, -1.0))
+    assert segments[7].trained and not segments[7].expert
+    assert not any(t.segments[0].replay for t in learned[:8])
+    assert counts(talk) == {"a": 3, "b": 1}
+
+
+@pytest.mark.parametrize(("replayed", "left", "retired"), [(0, {"a": 1}, []), (6, {"a": 7}, []), (7, {}, ["a"])])
+def test_a_replayed_problem_is_counted_with_its_stored_success(replayed: int, left: dict, retired: list) -> None:
+    talk = Talk()
+    talk.update(a=4)
+    talk.update(replayed=replayed, b=0, c=0)
+    assert talk.due == ["a"] and counts(talk) == left and talk.memory["retired"] == retired
 
 
 def written(name: str, rollouts: list[tuple[float, tuple[float, ...]]]) -> list[Trajectory]:
@@ -135,7 +162,7 @@ def pool(**sizes: int) -> dict[str, list]:
 def test_buckets_are_drawn_by_a_gaussian_however_full_they_are() -> None:
     """Densities exp(-(k - 4)^2 / 2) of 1 to 7, over their sum 2.505950: 4 has .399050, 3 and 5 .242036, 2 and 6 .054005, ..."""
     rng, given = random.Random(0), pool(k1=1, k2=9, k3=1, k4=2, k5=30, k6=1, k7=50)
-    drawn = Counter(given[name][2] for _ in range(20_000) for name in build().draw(given, 1, rng))
+    drawn = Counter(given[name][2] for _ in range(20_000) for name in build().due(given, 1, rng))
     shares = [drawn[k] / 20_000 for k in range(1, 8)]
     assert shares == pytest.approx([0.004433, 0.054005, 0.242036, 0.399050, 0.242036, 0.054005, 0.004433], abs=0.01)
     assert drawn[1] > 0 and drawn[7] > 0
@@ -144,12 +171,12 @@ def test_buckets_are_drawn_by_a_gaussian_however_full_they_are() -> None:
 def test_an_empty_bucket_leaves_its_share_to_the_others() -> None:
     given = pool(k3=2, k4=1)
     for seed in range(20):
-        found = build().draw(given, 3, random.Random(seed))
+        found = build().due(given, 3, random.Random(seed))
         assert sorted(found) == sorted(given)
-        assert sorted(build().draw(given, 9, random.Random(seed))) == sorted(given)
-    firsts = {build().draw(given, 1, random.Random(seed))[0] for seed in range(50)}
+        assert sorted(build().due(given, 9, random.Random(seed))) == sorted(given)
+    firsts = {build().due(given, 1, random.Random(seed))[0] for seed in range(50)}
     assert firsts == set(given)
-    assert build().draw({}, 3, random.Random(0)) == [] == build().draw(given, 0, random.Random(0))
+    assert build().due({}, 3, random.Random(0)) == [] == build().due(given, 0, random.Random(0))
 
 
 def test_what_is_drawn_does_not_depend_on_the_order_of_the_pool() -> None:
@@ -157,7 +184,7 @@ def test_what_is_drawn_does_not_depend_on_the_order_of_the_pool() -> None:
     other = dict(reversed(given.items()))
     assert list(other) != list(given)
     for seed in range(20):
-        assert build().draw(given, 4, random.Random(seed)) == build().draw(other, 4, random.Random(seed))
+        assert build().due(given, 4, random.Random(seed)) == build().due(other, 4, random.Random(seed))
 
 
 # p / recorded p: .4/.5  .6/.4 (own)   .1/.2  .3/.3  .8/.1 (replayed); advantages .5 and .25

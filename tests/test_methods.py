@@ -39,8 +39,8 @@ def build(name: str, preset: str = methods.MATCHED) -> Any:
 
 
 def batch() -> Tokens:
-    """Three rows of six tokens: all expert; expert then own; own with a zero advantage, one token untrained. What a method reads
-    off distributions has a gradient like the entropy's."""
+    """Three rows of six tokens: all expert; expert then own; own with a zero advantage, one token untrained. What a method
+    reads off distributions has a gradient like the entropy's."""
     torch.manual_seed(3)
     logp = (-3 * torch.rand(3, 6, dtype=torch.float64)).requires_grad_()
     expert = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [0] * 6], dtype=torch.bool)

@@ -21,8 +21,8 @@ KILLS = 20
 PHASES = ("explore", "update", "checkpoint")
 FILES = ("model/model.safetensors", "metrics.jsonl", "certificate.json")
 
-STATEFUL = '''"""Keeps all a method can: counts in memory, a rollout to replay, two optimizer states, a reference that follows, a
-choice of problems; and asks for a second stream and further problems."""
+STATEFUL = '''"""Keeps all a method can: counts in memory, a rollout to replay, two optimizer states, a reference that follows,
+a choice of problems; and asks for a second stream and further problems."""
 from dataclasses import dataclass
 from engine.reduce import mean_over_tokens
 from engine.words import Problem, Sample, Trajectory, expert, own, replay

@@ -71,7 +71,7 @@ def habits(method: Any) -> Habits:
         rounds = max(rounds, found.rounds)
         trajectories = found.trajectories
         if hasattr(method, "update"):
-            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory, response_tokens=LENGTH))
+            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory, 0, LENGTH, PROBLEMS))
         learned += [segment for trajectory in trajectories for segment in _shares(trajectory.segments)]
     each = STEPS * PROBLEMS
     before = chosen.get("graded_rollouts", 0)  # whole responses
