@@ -91,8 +91,10 @@ def score(
 
 
 def inputs(found: Any) -> list[Tensor]:
-    """Of a `Scored` or the view made of it: what a loss reaches the weights through, [B, T] each."""
-    return [found.logp, *([] if found.entropy is None else [found.entropy]), *found.read.values()]
+    """Of a `Scored` or the view made of it: what a loss reaches the weights through, [B, T] each. What was read and detached is
+    a weight."""
+    entropy = [] if found.entropy is None else [found.entropy]
+    return [found.logp, *entropy, *(values for values in found.read.values() if values.requires_grad)]
 
 
 def fingerprint(model: Any) -> str:

@@ -40,6 +40,7 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     norms, ends = {}, {}
     for name, variant in variants.items():
         trainer = trainer_class(_small_model(dtype), method, variant, pad=0, reference=_small_model(dtype, seed=2))
+        trainer.step = 1  # at update 0 a reference that follows is no other model
         norms[name] = trainer.update(trajectories)["grad_norm"]
         ends[name] = integrity.weights(trainer.engine, variant)
         trainer.engine.destroy()  # or its buffers stay for the whole stage
@@ -102,9 +103,11 @@ def _plain_norm(method: Any, trajectories: list[Trajectory], settings: Settings,
     input_ids = batch.input_ids.to(settings.device)
     mask = (torch.arange(input_ids.shape[1]) < batch.lengths[:, None]).long().to(settings.device)
     logp_all = torch.log_softmax(model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float(), dim=-1)
+    follows = getattr(method, "reference_every", None) == 1  # then the reference has taken over the weights
     with torch.no_grad():
-        reference = _small_model(dtype, seed=2).to(settings.device)(input_ids=input_ids, attention_mask=mask)
-        reference_all = torch.log_softmax(reference.logits[:, :-1].float(), dim=-1)
+        reference = _small_model(dtype, seed=1 if follows else 2).to(settings.device)
+        reference_logits = reference(input_ids=input_ids, attention_mask=mask).logits[:, :-1]
+        reference_all = torch.log_softmax(reference_logits.float(), dim=-1)
     following = input_ids[:, 1:]
     logp, reference_logp = (one.gather(-1, following[..., None]).squeeze(-1) for one in (logp_all, reference_all))
     entropy, read = -(logp_all.exp() * logp_all).sum(-1), {}

@@ -14,9 +14,6 @@ What the code does differently (`as_released` takes over the first two):
   coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which its own Adam hides but for clipping and weight decay
   entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64), also where it imitates
   updates      imitates in between; here an imitation takes one of the run's updates, and that update's problems are passed by
-  optimizer    a second AdamW for imitation; here both kinds share one, and so its moments. That is no detail: an imitation's
-               gradient is hundreds of times longer, and its squares then shorten every step of reinforcement for long.
-               A `coefficient` that gives both kinds gradients of one length comes nearest to the code
   clipping     gradient norm .7 for reinforcement and 1 for imitation; here the run's one `clip_gradient`
 The paper is said to collect demonstrations online; code and this file take those of the data.
 """
@@ -47,23 +44,23 @@ class Method:
             return []
         rollouts = yield Sample(self.rollouts)
         mean = sum(r.reward for r in rollouts) / len(rollouts)
-        found = [Trajectory(problem, (own(r, r.reward - mean),)) for r in rollouts]
-        if mean == 0:
-            found.append(Trajectory(problem, (expert(problem.demonstration()),)))  # for `update`, which holds it back
-        return found
+        return [Trajectory(problem, (own(r, r.reward - mean),), note=mean) for r in rollouts]
 
     def update(self, trajectories, context):
         memory = context.memory
         if "due" in memory:
             return [Trajectory(Problem(i, tuple(p), a), (expert(tuple(d)),)) for i, p, a, d in memory.pop("due")]
-        sampled = [t for t in trajectories if not t.segments[0].expert]
-        failed = [(t.problem, t.segments[0].tokens) for t in trajectories if t.segments[0].expert]
-        queue = [[p.id, list(p.prompt), p.answer, list(d)] for p, d in failed] + memory.get("queue", [])
-        batch = self.batch or len(sampled) // self.rollouts
+        groups = trajectories[:: self.rollouts]
+        failed = [t.problem for t in groups if t.note == 0]
+        queue = [[p.id, list(p.prompt), p.answer, list(p.demonstration())] for p in failed] + memory.get("queue", [])
+        batch = self.batch or len(groups)
         if len(queue) >= batch:
             memory["due"], queue = queue[:batch], queue[batch:]
         memory["queue"] = queue
-        return sampled
+        return trajectories
+
+    def optimizer(self, trajectories):
+        return "imitation" if any(t.segments[0].expert for t in trajectories) else "reinforcement"
 
     def loss(self, t):
         ratio = (t.logp - t.old_logp).exp()

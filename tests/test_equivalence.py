@@ -22,7 +22,7 @@ from tests.conftest import METHODS, on_two_ranks
 from tests.test_train import SETTINGS, plain_gradient, small_model, trajectories
 
 TOLERANCE = 1e-5
-CASES = ("sft", "grpo", "luffy-as_paper", "trapo", "trapo-as_released", "streams")
+CASES = ("sft", "grpo", "luffy-as_paper", "trapo", "trapo-as_released", "streams", "asking")
 ENGINES = [(zero, offload) for zero in (0, 1, 2, 3) for offload in (False, True) if zero or not offload]
 LAYOUTS = {1: {"1x8": 8, "1x1": 1}, 2: {"2x4": 8, "2x2": 4}}  # ranks -> name -> micro-batches of all ranks together
 
@@ -35,6 +35,22 @@ class Streams:
             "imitate": Term(-t.logp, mean_over_tokens, 0.5, mask=t.trained & t.expert),
             "reinforce": Term(-t.advantage * t.logp, mean_over_trajectories, mask=t.trained & ~t.expert),
         }
+
+
+class Asking:
+    """All that a method may ask the engine for: ranks over the whole update, a reference, whole distributions, entropies."""
+
+    reduce = mean_over_tokens
+    needs = ("entropy", "reference_logp", "entropy_rank:step")
+
+    def read(self, d):
+        tempered = (d.logp.detach() / 1.3).log_softmax(-1).exp()
+        return {"cross": -(tempered * d.logp).sum(-1), "kl": (d.reference.exp() * (d.reference - d.logp)).sum(-1)}
+
+    def loss(self, t):
+        uncertain = (t.entropy_rank < 0.4) & t.expert
+        ratio = (t.logp - t.reference_logp).exp()
+        return -ratio * t.entropy.detach() + 0.3 * t.read["cross"] + t.read["kl"] - 2 * t.logp.where(uncertain, 0.0)
 
 
 class Recording(Trainer):
@@ -51,8 +67,8 @@ class Recording(Trainer):
 
 
 def build(case: str):
-    if case == "streams":
-        return Streams()
+    if case in ("streams", "asking"):
+        return Streams() if case == "streams" else Asking()
     name, _, preset = case.partition("-")
     return methods.build(name, methods.preset(name, preset or methods.MATCHED, METHODS), METHODS)
 

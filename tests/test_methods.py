@@ -7,6 +7,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,17 @@ def build(name: str, preset: str = methods.MATCHED) -> Any:
 
 
 def batch() -> Tokens:
-    """Three rows of six tokens: all expert; expert then own; own with a zero advantage, one token untrained."""
+    """Three rows of six tokens: all expert; expert then own; own with a zero advantage, one token untrained. What a method reads
+    off distributions has a gradient like the entropy's."""
     torch.manual_seed(3)
     logp = (-3 * torch.rand(3, 6, dtype=torch.float64)).requires_grad_()
     expert = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [0] * 6], dtype=torch.bool)
     trained = torch.tensor([[1, 1, 1, 1, 1, 0], [1] * 6, [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
     advantage = torch.tensor([[1.0] * 6, [0.5] * 6, [0.0] * 6], dtype=torch.float64)
     old = (logp.detach() + 0.1).where(~expert, torch.zeros(()))
-    return Tokens(logp, old, advantage, expert, trained, trained, torch.rand(3, 6, dtype=torch.float64))
+    entropy, rank = torch.rand(2, 3, 6, dtype=torch.float64)
+    read = defaultdict(lambda: -(logp.exp() * logp))
+    return Tokens(logp, old, advantage, expert, trained, trained, entropy, ~trained, old - 0.2, rank, read)
 
 
 def terms(method: Any, t: Tokens) -> dict[str, Term]:

@@ -43,7 +43,7 @@ class Talk:
         self.sampler, before = Scripted(lambda i: False), copy.deepcopy(self.memory)
 
         def reward(pairs: Any) -> list[float]:
-            return [float(p.id.isupper() and i == 0) for i, (p, _) in enumerate(pairs)]
+            return [float(p.id.isupper() and i == 2) for i, (p, _) in enumerate(pairs)]
 
         problems = [problem(name) for name in names]
         found = explore(self.method, problems, self.sampler, reward, self.step, 20, 0, self.memory).trajectories
@@ -66,7 +66,7 @@ def test_it_reinforces_its_eight_and_keeps_the_problems_without_a_right_one() ->
     assert [request.sample.n for request in talk.sampler.asked] == [8] * 4
     assert [t.problem.id for t in learned] == ["A1"] * 8 + ["b2"] * 8 + ["C3"] * 8 + ["d4"] * 8
     assert not any(s.expert for t in learned for s in t.segments)
-    assert [t.segments[0].advantage for t in learned[:16]] == [7 / 8] + [-1 / 8] * 7 + [0.0] * 8
+    assert [t.segments[0].advantage for t in learned[:16]] == [-1 / 8] * 2 + [7 / 8] + [-1 / 8] * 5 + [0.0] * 8
     assert [kept[0] for kept in talk.memory["queue"]] == ["b2", "d4"] and "due" not in talk.memory
 
 
@@ -106,9 +106,24 @@ def test_a_batch_is_as_many_as_an_update_has_problems() -> None:
 
 def test_a_failed_problem_without_a_demonstration_is_an_error() -> None:
     bare = Problem("bare", (11,), "1")
+
+    def learned(right: bool) -> list[Trajectory]:
+        sampler, method = Scripted(lambda i: right), build()
+        found = explore(method, [bare], sampler, lambda pairs: [r.reward for _, r in pairs], 0, 1, 0, {}).trajectories
+        return method.update(found, context(0, 1, 0, "", {}))
+
+    assert len(learned(True)) == 8  # one that succeeds needs none
     with pytest.raises(ValueError, match="problem 'bare' has 0 demonstration"):
-        explore(build(), [bare], Scripted(lambda i: False), lambda pairs: [0.0] * len(pairs), 0, 1, 0, {})
-    explore(build(), [bare], Scripted(lambda i: True), lambda pairs: [1.0] * len(pairs), 0, 1, 0, {})
+        learned(False)
+
+
+def test_imitation_has_an_optimizer_of_its_own() -> None:
+    talk = Talk(batch=1)
+    reinforced = talk.update("A1", "b2")
+    imitated = talk.update("A1")
+    assert len(reinforced) == 16 and len(imitated) == 1
+    names = [talk.method.optimizer(learned) for learned in (reinforced, imitated, talk.update("A1"))]
+    assert names[0] == names[2] != names[1]
 
 
 def terms(method, own: bool) -> dict[str, tuple[float, torch.Tensor]]:
@@ -142,6 +157,28 @@ class Stopped(Exception):
     """Instead of a kill."""
 
 
+def assert_resumed_after_every_update(spec: dict, whole: Path, cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that ran to its end in `whole`, stopped after every single update in `cut`, ends with the same bits."""
+    from engine.stage import run
+
+    step, made = Training.step, []
+
+    def one(self: Training, *given: Any) -> dict[str, Any]:
+        if made:
+            raise Stopped
+        made.append(step(self, *given))
+        return made[-1]
+
+    monkeypatch.setattr(Training, "step", one)
+    for _ in range(spec["train"]["updates"] - 1):
+        with pytest.raises(Stopped):
+            run(spec, cut)
+        made.clear()
+    run(spec, cut)
+    for name in ("model/model.safetensors", "metrics.jsonl", "certificate.json"):
+        assert record.file_sha256(cut / name) == record.file_sha256(whole / name), name
+
+
 def test_a_stage_of_both_kinds_is_certified_and_resumes_from_any_update(
     spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,20 +201,4 @@ def test_a_stage_of_both_kinds_is_certified_and_resumes_from_any_update(
     assert max(row["grad_norm"] for row in rows if row["trained_tokens_own"]) > 0
     certificate = record.read_json(whole / "certificate.json")
     assert certificate["passed"] and {check["status"] for check in certificate["checks"]} == {"passed"}
-
-    step, made = Training.step, []
-
-    def one(self: Training, *given: Any) -> dict[str, Any]:
-        if made:
-            raise Stopped
-        made.append(step(self, *given))
-        return made[-1]
-
-    monkeypatch.setattr(Training, "step", one)
-    for _ in range(5):
-        with pytest.raises(Stopped):
-            run(spec, cut)
-        made.clear()
-    run(spec, cut)
-    for name in ("model/model.safetensors", "metrics.jsonl", "certificate.json"):
-        assert record.file_sha256(cut / name) == record.file_sha256(whole / name), name
+    assert_resumed_after_every_update(spec, whole, cut, monkeypatch)

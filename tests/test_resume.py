@@ -21,23 +21,40 @@ KILLS = 20
 PHASES = ("explore", "update", "checkpoint")
 FILES = ("model/model.safetensors", "metrics.jsonl", "certificate.json")
 
-STATEFUL = '''"""Imitates a problem's demonstration as many times as its memory has counted it, and explores besides."""
+STATEFUL = '''"""Keeps all a method can: counts in memory, a rollout to replay, two optimizer states, a reference that follows, a
+choice of problems; and asks for a second stream and further problems."""
 from dataclasses import dataclass
 from engine.reduce import mean_over_tokens
-from engine.words import Sample, Trajectory, expert, own
+from engine.words import Problem, Sample, Trajectory, expert, own, replay
 @dataclass(frozen=True)
 class Method:
     reduce = mean_over_tokens
+    needs = ("reference_logp", "entropy_rank:step")
+    reference_every = 2
+    second = 0.4
+    def keep(self, problem, context):
+        rollouts = yield Sample(1)
+        return len(rollouts[0].tokens) % 4 > 0
+    def wanting(self, found, context):
+        return 1 if context.explored < 5 else 0
     def explore(self, problem, context):
         seen = context.memory.setdefault("seen", {})
         seen[problem.id] = seen.get(problem.id, 0) + 1
+        if context.second:
+            return [Trajectory(problem, (expert(problem.demonstration(), advantage=1.0 * seen[problem.id]),))]
         rollouts = yield Sample(2 + (context.rng.random() < 0.5))
-        return [
-            Trajectory(problem, (expert(problem.demonstration(), advantage=1.0 * seen[problem.id]),)),
-            *(Trajectory(problem, (own(r, r.reward - 0.5),)) for r in rollouts),
-        ]
+        return [Trajectory(problem, (own(r, r.reward - 0.5),), note=[list(r.tokens), list(r.logp)]) for r in rollouts]
+    def update(self, found, context):
+        again = context.memory.get("again")
+        context.memory["again"] = next(t.note for t in found if t.note)
+        if context.step % 2:
+            return [t for t in found if t.note is None]
+        old = [Trajectory(found[0].problem, (replay(tuple(again[0]), tuple(again[1]), 1.0),))] if again else []
+        return [t for t in found if t.note] + old
+    def optimizer(self, found):
+        return "imitate" if found[0].segments[0].expert else "reinforce"
     def loss(self, t):
-        return -t.advantage * t.logp
+        return (t.entropy_rank - 1 - t.advantage) * (t.logp - t.reference_logp).exp()
 '''
 
 

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import methods
 from engine.curves import Drift
+from engine.forward import Distribution
 from engine.reduce import mean_over_tokens
 from engine.settings import Settings
 from engine.tokens import collate
@@ -81,7 +82,14 @@ def plain_gradient(method, given: list[Trajectory]) -> tuple[float, torch.Tensor
     logits = model(input_ids=batch.input_ids, attention_mask=(batch.input_ids != 0).long()).logits[:, :-1]
     logp_all = torch.log_softmax(logits, dim=-1)
     logp = logp_all.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
-    t = dataclasses.replace(batch.tokens, logp=logp, entropy=-(logp_all.exp() * logp_all).sum(-1))
+    entropy, mask = -(logp_all.exp() * logp_all).sum(-1), batch.tokens.trained & batch.tokens.expert
+    higher = (entropy[mask][None] > entropy[..., None]).float().mean(-1).where(mask, 0.0)
+    read = {}
+    if hasattr(method, "read"):  # the reference is the model itself
+        flat = logp_all.flatten(0, 1)
+        read = method.read(Distribution(flat, flat.detach(), batch.input_ids[:, 1:].flatten()))
+    seen = {"entropy_rank": higher.detach(), "read": {name: values.view_as(logp) for name, values in read.items()}}
+    t = dataclasses.replace(batch.tokens, logp=logp, entropy=entropy, reference_logp=logp.detach(), **seen)
     value = method.loss(t)
     terms = value if isinstance(value, dict) else {"loss": Term(value, method.reduce)}
     loss = torch.zeros(())

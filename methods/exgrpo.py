@@ -1,0 +1,99 @@
+"""ExGRPO: once the policy solves enough, learn again from its own earlier successes on problems of medium difficulty.
+
+Paper        arXiv:2510.02245, known here by its code alone
+Code         ElliottYan/LUFFY@01f4ae0, ExGRPO/ (its copy of mix_src, exp_scripts/run_exgrpo.sh)
+Sampling     8 own rollouts per problem. A problem with 1 to 7 right ones enters the pool with one of them; with 8 it leaves the
+             pool and is retired: nothing is sampled for it when the run comes back to it. From the update on that follows one
+             with more than 35 % right, half as many pooled problems as the update has are replayed: a Gaussian around 4
+             right with deviation 1 draws the bucket (how many were right), chance the problem in it, none twice; an empty
+             bucket's share goes to the others
+Advantage    reward - mean reward of the eight; no standard deviation. A replayed success: 1 - the recorded share of right ones
+Loss         own tokens: -advantage * ratio, unclipped; replayed tokens: -advantage * w / (w + .1), w = p / the probability
+             recorded when it was sampled
+Denominator  token sum of both kinds / response limit, averaged over trajectories
+
+What the code does differently (`as_released` takes over the first)
+  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64)
+  replay       an update is half new problems (8 rollouts) and half replayed ones, each with 7 new rollouts beside the stored
+               success and a mean over these eight. Here a method cannot choose the problems it explores: all problems of an
+               update are new, the replayed successes come on top, and their mean is the one recorded
+  ranking      of a problem's stored successes the one with the lowest entropy under the current policy is replayed, by the
+               intent of code that as written divides the sum by the number of padding positions. Here the one with the
+               highest mean log-prob as recorded, so that only that one is stored
+  clip         before the first replay own tokens are clipped at .2. The engine makes one update of a batch, where the ratio
+               is 1 and no clip acts
+  skipping     a step whose gradient norm exceeds 500 or is not finite is left out; here the latter stops the run
+A problem that fails eight times when the run comes back to it leaves the pool; what the code does then was not looked up.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from engine.reduce import Denominator, mean_over_tokens, sum_over_length
+from engine.words import Problem, Sample, Term, Trajectory, own, replay
+
+
+@dataclass(frozen=True)
+class Method:
+    rollouts: int = 8
+    threshold: float = 0.35  # replay begins once more of an update's rollouts than this are right
+    share: float = 0.5  # replayed problems per problem of the update
+    shaping: float = 0.1
+    entropy: float = 0.0
+    reduce: Denominator = sum_over_length()
+
+    presets: ClassVar = {"as_released": {"entropy": 0.001 / 64}}
+
+    @property
+    def needs(self):
+        return ("entropy",) if self.entropy else ()
+
+    def explore(self, problem, context):
+        if problem.id in context.memory.get("retired", ()):
+            return []
+        rollouts = yield Sample(self.rollouts)
+        mean = sum(r.reward for r in rollouts) / len(rollouts)
+        return [Trajectory(problem, (own(r, r.reward - mean),), note=r.reward) for r in rollouts]
+
+    def update(self, trajectories, context):
+        memory, learned = context.memory, list(trajectories)
+        pool, retired = memory.setdefault("pool", {}), memory.setdefault("retired", [])
+        groups = [trajectories[i : i + self.rollouts] for i in range(0, len(trajectories), self.rollouts)]
+        if memory.setdefault("replays", False):
+            for name in self.draw(pool, int(self.share * len(groups)), context.rng):
+                prompt, answer, count, tokens, logp = pool[name]
+                segment = replay(tuple(tokens), tuple(logp), 1 - count / self.rollouts)
+                learned.append(Trajectory(Problem(name, tuple(prompt), answer), (segment,)))
+        for group in groups:
+            problem, right = group[0].problem, [t.segments[0] for t in group if t.note]
+            stored = [pool.pop(problem.id)[3:]] if problem.id in pool else []
+            if 0 < len(right) < self.rollouts:
+                stored += [[list(s.tokens), list(s.logp)] for s in right]
+                best = max(stored, key=lambda s: sum(s[1]) / len(s[1]))
+                pool[problem.id] = [list(problem.prompt), problem.answer, len(right), *best]
+            elif right:
+                retired.append(problem.id)
+        memory["replays"] |= sum(t.note for t in trajectories) > self.threshold * len(trajectories)
+        return learned
+
+    def draw(self, pool, count, rng):
+        buckets = {}
+        for name in sorted(pool):
+            buckets.setdefault(pool[name][2], []).append(name)
+        found = []
+        while buckets and len(found) < count:
+            (k,) = rng.choices(list(buckets), [math.exp(-((k - self.rollouts / 2) ** 2) / 2) for k in buckets])
+            found.append(buckets[k].pop(rng.randrange(len(buckets[k]))))
+            buckets = {k: names for k, names in buckets.items() if names}
+        return found
+
+    def loss(self, t):
+        ratio = (t.logp - t.old_logp).exp()
+        policy = -t.advantage * (ratio / (ratio + self.shaping)).where(t.replay, ratio)
+        if not self.entropy:
+            return policy
+        return {
+            "policy": Term(policy, self.reduce),
+            "entropy": Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response),
+        }
