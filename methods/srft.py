@@ -21,11 +21,13 @@ Paper and code disagree on (fields; `as_paper` = the defaults, `as_released` = t
   on_positive  log p | the positive advantages of LUFFY's function, so "ratio" | log p
   group        8 and the demonstration | as in LUFFY, 7 and the demonstration | the same
   deviation    divides | not known, taken to | does not
-  entropy      none | bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64) | the same
+  scale        .5 on imitation, no other said | the same against the other three summed over the 64 sequences of a GPU, so
+               `imitation` is .5 / 64 per trajectory | the same
+  entropy      none | bonus of .001 (.001 / 64), likewise | the same
   reward       1 and -1 where it is derived, 1 and 0 where it is run | 1 and 0
 We follow the paper by default because its sign is the published claim. An H of the whole batch, which its formula may mean, is
 left out: a weight would depend on how an update is cut. Not verified: the released code as a whole; that its H is each token's,
-and its group, its deviation and what its .1 exp(H) multiplies, follow from its being LUFFY's function with weights put in.
+and its group, deviation, scale and what its .1 exp(H) multiplies, follow from its being LUFFY's function with weights put in.
 """
 
 import statistics
@@ -58,9 +60,10 @@ class Method:
             "granularity": "token",
             "shaping": 0.1,
             "on_positive": "ratio",
+            "imitation": 0.5 / 64,
             "entropy": 0.001 / 64,
         },
-        "as_rerun": {"rollouts": 7, "shaping": 0.1, "deviation": False, "entropy": 0.001 / 64},
+        "as_rerun": {"rollouts": 7, "shaping": 0.1, "deviation": False, "imitation": 0.5 / 64, "entropy": 0.001 / 64},
     }
 
     def __post_init__(self):

@@ -42,20 +42,10 @@ def test_mu_is_still_moving_one_update_before_each_bound() -> None:
 
 
 def talk(method, right: int, step: int = 0, second: int = 0) -> list[Trajectory]:
-    """What is learned from a problem of which the first `right` rollouts are right and from `second` of the second stream,
-    which sample nothing."""
-    sampler = Scripted(lambda i: i < right)
-    found = explore(
-        method,
-        [example()] * (1 + second),
-        sampler,
-        lambda pairs: [r.reward for _, r in pairs],
-        step,
-        1500,
-        0,
-        {},
-        second=second,
-    )
+    """What is learned from a problem whose first `right` rollouts are right, and from `second` of the second stream, which
+    sample nothing."""
+    sampler, problems = Scripted(lambda i: i < right), [example()] * (1 + second)
+    found = explore(method, problems, sampler, lambda pairs: [r.reward for _, r in pairs], step, 1500, 0, {}, second=second)
     assert [(request.sample.n, request.sample.prefix) for request in sampler.asked] == [(8, ())]
     return found.trajectories
 

@@ -72,17 +72,17 @@ def test_the_codes_four_pieces() -> None:
     wrong = 0.8 / 0.5 + 0.1 / 0.2
     shown = -0.75 * (0.1 / 0.2 + 0.4 / 0.5)
     assert found["policy"].item() == pytest.approx((right + wrong + shown) / LIMIT / 3)
-    assert found["imitation"].item() == pytest.approx(0.5 * -(exp(2.0) * log(0.1) + log(0.4)) / 2)
+    assert found["imitation"].item() == pytest.approx(0.5 / 64 * -(exp(2.0) * log(0.1) + log(0.4)) / 2)
     assert found["entropy"].item() == pytest.approx(-0.001 / 64 * 3.8 / 6)
     expected = rows([-0.1 * exp(0.2) * 1.25, -0.1 * exp(0.6) * 0.5], [1.6, 0.5], [-0.75 * 0.01 / 0.2**2, -0.75 * 0.04 / 0.5**2])
     torch.testing.assert_close(slopes(found["policy"], t) * LIMIT * 3, expected)
-    torch.testing.assert_close(slopes(found["imitation"], t), rows([0.0] * 2, [0.0] * 2, [-0.25 * exp(2.0), -0.25]))
+    torch.testing.assert_close(slopes(found["imitation"], t), rows([0.0] * 2, [0.0] * 2, [-0.25 / 64 * exp(2.0), -0.25 / 64]))
 
 
 def test_the_rerun_is_the_papers_sign_with_luffys_shaping() -> None:
     t = view()
     paper, rerun = loss(build(), t), loss(build("as_rerun"), t)
-    assert rerun["imitation"].item() == pytest.approx(paper["imitation"].item())
+    assert rerun["imitation"].item() == pytest.approx(paper["imitation"].item() / 64)
     difference = (slopes(rerun["policy"], t) - slopes(paper["policy"], t)) * LIMIT * 3
     assert difference[SHOWN].norm() > 0
     torch.testing.assert_close(
