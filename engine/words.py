@@ -214,10 +214,12 @@ class Stage:
         stages = (Stage("imitate", method="a"), Stage("reinforce", method="b", parent="imitate"))
 
     `method` is the name of a method file (None: the base model as it is). A stage without a parent starts from the base model
-    and, without settings of its own, is the very stage that the run of that method trains: it is shared, never repeated.
+    and, without settings of its own, is the very stage that the run of that method trains: it is shared, never repeated. With
+    `times` it is trained as that run's, but for so many times its updates, and belongs to the pipeline.
     """
 
     name: str
     method: str | None
     parent: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    times: float = 1.0

@@ -2,7 +2,8 @@
 
 Paper        arXiv:2507.08267: SFT for as many as 10 epochs, then GRPO mainly for the length of solutions
 Code         analokmaus/kaggle-aimo2-fast-math-r1@09bf8ff6, known here by a reader's notes
-Stages       `sft` is the very checkpoint of the method sft, as long as the run makes it; `two_stage` starts from it
+Stages       `sft` is trained as the method sft is, for three times its updates: 10 epochs where the corrected baseline
+             (arXiv:2604.23747) has 3; `two_stage` starts from it
 Sampling     one group of 8 rollouts per problem
 Reward       the sum of two. Accuracy scaled by a cosine of length / response limit: right falls from 1 to .1 as it gets longer,
              wrong rises from -1 to -.1. Relative length: .5 - (length - shortest) / (longest - shortest) of the group, at
@@ -12,7 +13,7 @@ Loss         own tokens: -advantage * ratio + beta * k3, k3 = q / p - log(q / p)
              from
 Denominator  mean over each trajectory's tokens, then over trajectories, both terms (GRPO's equation, arXiv:2402.03300 eq. 3)
 Paper and code disagree on
-  epochs       10 | a configuration of 20, of which GRPO takes checkpoint 350; here the run's
+  epochs       10 | a configuration of 20, of which GRPO takes checkpoint 350; here three times the run's
   updates      50 by a summary of the paper | 40; here the run's
 Unverified: division by the deviation, and the denominator; both are GRPO's, whose trainer and version the notes do not name.
 What the code does differently: it counts 30,000 characters where we count tokens and the run's response limit, which no
@@ -27,7 +28,7 @@ from statistics import fmean, stdev
 from engine.reduce import Denominator, mean_over_trajectories
 from engine.words import Sample, Stage, Term, Trajectory, own
 
-stages = (Stage("sft", method="sft"), Stage("two_stage", method="two_stage", parent="sft"))
+stages = (Stage("sft", method="sft", times=3), Stage("two_stage", method="two_stage", parent="sft"))
 
 
 @dataclass(frozen=True)

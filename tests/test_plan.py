@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from workflow.jobs import trainings
 from workflow.plan import Plan, checked
 
 SHIPPED = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if "profile" in yaml.safe_load(path.read_text()))
@@ -219,3 +220,36 @@ def test_the_papers_graph_with_five_seeds_needs_neither_data_nor_network(tmp_pat
     assert done.returncode == 0, done.stderr[-2000:]
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
     assert int(counts["train"]) >= 90 and int(counts["study"]) == 6 and int(counts["corpus"]) == 4
+
+
+PIPELINE = '''
+"""Long: imitate for long, then reinforce."""
+from engine.words import Stage
+stages = (Stage("sft", method="sft", times={times}), Stage("grpo", method="grpo", parent="sft"))
+'''
+
+
+@pytest.mark.parametrize(("times", "updates", "warmup"), [(2.5, 480, 48), (0.25, 48, 5), (0.001, 1, 0)])
+def test_a_stage_may_be_another_runs_for_longer_or_shorter(times: float, updates: int, warmup: int, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "methods", tmp_path / "m")
+    (tmp_path / "m" / "long.py").write_text(PIPELINE.format(times=times))
+    overrides = {"sft": read("miniature.yaml")["overrides"]["sft"], "long": {"learning_rate": 0.5, "group": 4}}
+    made = plan(methods_dir=str(tmp_path / "m"), runs=["base", "long"], baseline="", overrides=overrides)
+    lent, own = spec(made, "sft"), spec(made, "long", "sft")
+    assert (lent["train"]["updates"], lent["train"]["warmup_updates"]) == (192, 19)
+    assert (own["train"]["updates"], own["train"]["warmup_updates"]) == (updates, warmup)
+    assert {**own["train"], "updates": 192, "warmup_updates": 19} == lent["train"]
+    assert (own["run"], own["stage"], own["parent"]) == ("long", "sft", lent["parent"])
+    reinforcing = spec(made, "long")
+    assert reinforcing["parent"] == "results/miniature/long/seed0/sft" and reinforcing["method"]["settings"]["group"] == 4
+    assert (reinforcing["train"]["learning_rate"], reinforcing["train"]["updates"]) == (0.5, 40)
+    folders = made.stage_folders(made.runs, [0], trained=True)
+    assert folders == ["results/miniature/long/seed0/sft", "results/miniature/long/seed0/grpo"]
+
+
+def test_a_shared_stage_is_planned_and_counted_with_its_own_runs_settings() -> None:
+    """Also where that run is no row, and where the pipeline has settings that only its own stages know."""
+    made = plan(runs=["base", "sft_then_grpo"], baseline="", overrides={"sft": {"updates": 400}, "sft_then_grpo": {"group": 4}})
+    assert spec(made, "sft_then_grpo", "sft") == spec(made, "sft") and spec(made, "sft")["train"]["updates"] == 400
+    assert spec(made, "sft_then_grpo")["method"]["settings"]["group"] == 4
+    assert sorted(job.settings["updates"] for job in trainings(made)) == [40, 400]

@@ -111,17 +111,18 @@ def plan(**changes: Any) -> Plan:
     return checked({**yaml.safe_load((ROOT / "config" / "miniature.yaml").read_text()), **changes})
 
 
-def test_it_starts_from_the_checkpoint_of_sft_and_trains_its_own_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_starts_from_a_long_sft_and_trains_its_own_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     overrides = {"sft": {"updates": 400}, "two_stage": {"learning_rate": 0.5, "beta": 0.1}}
     made = plan(runs=["base", "two_stage"], baseline="", overrides=overrides)
     spec = json.loads(made.stage_spec("two_stage", 0, "two_stage"))
-    assert spec["parent"] == "results/miniature/sft/seed0/sft"
+    assert spec["parent"] == "results/miniature/two_stage/seed0/sft"
     assert spec["method"]["name"] == "two_stage" and spec["method"]["settings"]["beta"] == 0.1
     assert (spec["train"]["learning_rate"], spec["train"]["updates"]) == (0.5, made.config["train"]["updates"])
-    imitating = json.loads(made.stage_spec("sft", 0, "sft"))
-    assert imitating["train"]["updates"] == 400 and imitating["train"]["learning_rate"] != 0.5
+    imitating, usual = json.loads(made.stage_spec("two_stage", 0, "sft")), json.loads(made.stage_spec("sft", 0, "sft"))
+    assert (imitating["train"]["updates"], usual["train"]["updates"]) == (1200, 400)
+    assert imitating["train"]["learning_rate"] == usual["train"]["learning_rate"] != 0.5
     assert made.stage_folders(made.runs, [0], trained=True) == [
-        "results/miniature/sft/seed0/sft",
+        "results/miniature/two_stage/seed0/sft",
         "results/miniature/two_stage/seed0/two_stage",
     ]

@@ -181,6 +181,7 @@ def _stage(stage: Stage, folder: Path) -> str:
     """One line of a pipeline; a method is a link to its card."""
     trained = f"trained with [{stage.method}]({stage.method}.md)" if stage.method else "the base model as it is"
     given = ", ".join(f"{key} {value}" for key, value in stage.settings.items())
+    given += f"{stage.times:g} times its updates" * (stage.times != 1)
     start = f", from `{stage.parent}`" if stage.parent else ", from the base model" * bool(stage.method)
     return f"- `{stage.name}`: {trained}{start}" + (f"; {given}" if given else "")
 

@@ -117,7 +117,7 @@ class Plan(Runs):
                 f"run {run.label} starts from {settings['start']}, whose template {own} and the configuration's {usual} do not "
                 "both open a thought: demonstrations are written for the configuration's; give the checkpoint one like it"
             )
-        if settings["start"] != BASE and any(self.is_shared(run, stage) for stage in self.stages(run)):
+        if settings["start"] != BASE and any(self.borrows(run, stage) for stage in self.stages(run)):
             raise ValueError(
                 f"run {run.label} starts from {settings['start']}, but its first stage is another run's, which starts from the "
                 f"base model; make it a stage of its own in {self.method_file(run.label, self.stages(run)[-1].name)}"
@@ -133,9 +133,9 @@ class Plan(Runs):
         return [*clean, *(replace(run, bug=bug) for run in clean for bug in self.bugs if not self.lacking(run, bug))]
 
     def _shared_runs(self) -> set[str]:
-        """Runs that are not rows but train a stage some row starts with."""
+        """Runs that train a stage some row starts with, or whose settings it has; they need not be rows."""
         runs = self.all_runs
-        return {stage.method for run in runs for stage in self.stages(run) if stage.method and self.is_shared(run, stage)}
+        return {stage.method for run in runs for stage in self.stages(run) if stage.method and self.borrows(run, stage)}
 
     def notes(self, study: Study | None = None) -> dict[str, Any]:
         """What stands under every table, of the main comparison or of a study: the profile, what all rows share, and what a row
@@ -162,8 +162,20 @@ class Plan(Runs):
         return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
-        """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides."""
+        """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides; or those of
+        the run that a stage borrows them from."""
         run, stage = self.stage(label, name)
+        if self.borrows(run, stage):
+            assert stage.method is not None
+            lent = json.loads(self.stage_spec(f"{stage.method}{run.suffix}", seed, stage.method))
+            if not self.is_shared(run, stage):
+                longer = {key: round(lent["train"][key] * stage.times) for key in ("updates", "warmup_updates")}
+                lent |= {
+                    "run": label,
+                    "stage": name,
+                    "train": {**lent["train"], **longer, "updates": max(1, longer["updates"])},
+                }
+            return json.dumps(lent, sort_keys=True)
         _, own = self.settings(run)
         train = self.of_train(run)
         parent = self.parent(label, seed, name)

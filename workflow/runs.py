@@ -99,7 +99,7 @@ class Runs:
         overrides = self.overrides(run)
         shared = {key: value for key, value in overrides.items() if key in self.config["train"]}
         own = {key: value for key, value in overrides.items() if key not in shared}
-        methods_of_run = {stage.method for stage in self.stages(run) if stage.method and not self.is_shared(run, stage)}
+        methods_of_run = {stage.method for stage in self.stages(run) if stage.method and not self.borrows(run, stage)}
         for key in own:
             fields = {name for m in methods_of_run for name in methods.settings(methods.build(m, {}, self.folder))}
             if key not in fields:
@@ -118,9 +118,13 @@ class Runs:
     def stages(self, run: Run) -> tuple[Stage, ...]:
         return methods.stages(run.method, self.folder)
 
-    def is_shared(self, run: Run, stage: Stage) -> bool:
-        """Whether this stage is another run's: a fresh start without settings of its own."""
+    def borrows(self, run: Run, stage: Stage) -> bool:
+        """Whether this stage has the settings of another run: a fresh start without any of its own."""
         return stage.method is not None and stage.method != run.method and stage.parent is None and not stage.settings
+
+    def is_shared(self, run: Run, stage: Stage) -> bool:
+        """Whether this stage is another run's."""
+        return self.borrows(run, stage) and stage.times == 1
 
     def stage_folder(self, run: Run, stage: Stage, seed: int | str) -> Path:
         """Where a stage lives: under its own run, or under the run it is shared from."""
