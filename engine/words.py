@@ -223,3 +223,10 @@ class Stage:
     parent: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     times: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.times <= 0 or (self.times != 1 and (self.parent or self.settings)):
+            raise ValueError(
+                f"stage {self.name!r} has times {self.times}: give a positive number, and only to a stage that has neither a "
+                "parent nor settings, for it says how much longer than another run's the stage is"
+            )
