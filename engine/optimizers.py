@@ -1,36 +1,38 @@
 """Several optimizer states on the same weights: updates of one kind do not feel the moments of another."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-State = list[dict[str, Any]]  # moments and step counts of every parameter, in the optimizer's own order
-
 
 class Optimizers:
-    """The states of one optimizer, by name; one of them is in use, the others wait. A name used for the first time starts with
-    the state the optimizer was made with.
+    """The states of one optimizer, by name; the first one is in use, the others wait, all of them fresh.
 
     `optimizer` is the one that DeepSpeed steps; what it keeps is exchanged, never copied, between two updates.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Any, names: Sequence[str]) -> None:
         self.optimizer = getattr(optimizer, "optimizer", optimizer)  # inside ZeRO's
-        self.fresh: dict[Any, Any] = copy.copy({key: copy.deepcopy(one) for key, one in self.optimizer.state.items()})
-        self.used = ""
-        self.waiting: dict[str, dict[Any, Any]] = {}
+        self.used, *others = names
+        self.waiting: dict[str, dict[Any, Any]] = {
+            name: {key: copy.deepcopy(one) for key, one in self.optimizer.state.items()} for name in others
+        }
 
     def use(self, name: str) -> None:
-        """Let the next updates be made with the state called `name`."""
+        """Let the next updates be made with the state called `name`. Raises ValueError if there is none."""
         if name == self.used:
             return
-        if self.used:
-            self.waiting[self.used] = dict(self.optimizer.state)
-            found = self.waiting.pop(name, None)
-            self._put({key: copy.deepcopy(one) for key, one in self.fresh.items()} if found is None else found)
+        if name not in self.waiting:
+            known = ", ".join([self.used, *self.waiting])
+            raise ValueError(f"the method's optimizer() returned {name!r}, which is none of its `optimizers`: {known}")
+        state = self.optimizer.state
+        self.waiting[self.used], found = dict(state), self.waiting.pop(name)
+        state.clear()
+        state.update(found)
         self.used = name
 
     def save(self, folder: Path) -> None:
@@ -43,11 +45,9 @@ class Optimizers:
         saved = torch.load(self._file(folder), weights_only=True)
         keys = list(self.optimizer.state)
         self.used = saved["used"]
-        self.waiting = {name: dict(zip(keys, state, strict=True)) for name, state in saved["waiting"].items()}
-
-    def _put(self, state: dict[Any, Any]) -> None:
-        self.optimizer.state.clear()
-        self.optimizer.state.update(state)
+        self.waiting = {  # one that was never used may be empty
+            name: dict(zip(keys, state, strict=True)) if state else {} for name, state in saved["waiting"].items()
+        }
 
     def _file(self, folder: Path) -> Path:
         return folder / f"optimizers-{dist.get_rank()}.pt"

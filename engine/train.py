@@ -60,7 +60,7 @@ class Trainer:
             model.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self.engine = initialize(model, optimizer, settings)
-        self.optimizers = Optimizers(self.engine.optimizer) if hasattr(method, "optimizer") else None
+        self.optimizers = Optimizers(self.engine.optimizer, method.optimizers) if hasattr(method, "optimizer") else None
 
     @property
     def model(self) -> Any:

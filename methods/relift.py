@@ -33,6 +33,7 @@ class Method:
     entropy: float = 0.0
     reduce: Denominator = sum_over_length()
 
+    optimizers = ("reinforcement", "imitation")
     presets: ClassVar = {"as_released": {"coefficient": 1 / 8, "entropy": 0.001 / 64}}
 
     @property

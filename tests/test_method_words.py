@@ -113,6 +113,7 @@ class Kinds:
     """Imitation and reinforcement in turn, each with moments of its own."""
 
     reduce = mean_over_tokens
+    optimizers = ("reinforce", "imitate")
 
     def optimizer(self, given: Sequence[Trajectory]) -> str:
         return "imitate" if given[0].segments[0].expert else "reinforce"
@@ -161,6 +162,16 @@ def test_kinds_of_updates_have_moments_of_their_own(zero: int, offload: bool) ->
     apart, together = taking_turns(False), taking_turns(True)
     assert (apart - start).norm() > 0.1 and (apart - together).norm() > 0.05 * (apart - start).norm()
     assert (found - apart).norm() < 1e-3 * (apart - start).norm()
+
+
+def test_an_optimizer_state_that_was_not_declared_is_named() -> None:
+    class Other(Kinds):
+        def optimizer(self, given: Sequence[Trajectory]) -> str:
+            return "other"
+
+    trainer = Trainer(small_model(), Other(), SETTINGS, pad=0)
+    with pytest.raises(ValueError, match="returned 'other', which is none of its `optimizers`: reinforce, imitate"):
+        trainer.update(kind("imitate"))
 
 
 def test_problems_of_the_streams_come_in_orders_of_their_own() -> None:

@@ -32,6 +32,7 @@ class Method:
     needs = ("reference_logp", "entropy_rank:step")
     reference_every = 2
     second = 0.4
+    optimizers = ("reinforce", "imitate")
     def keep(self, problem, context):
         rollouts = yield Sample(1)
         return len(rollouts[0].tokens) % 4 > 0

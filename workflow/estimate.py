@@ -46,7 +46,7 @@ PROBLEMS, STEPS = 6, 4  # of the scripted run a method's habits are read from
 @dataclass(frozen=True)
 class Habits:
     """What a method does for one problem of an update: rollouts sampled, `rounds` of them that wait for one another, and in
-    units of a mean response the tokens sampled and those learned from, its own and the expert's."""
+    units of a mean response the tokens sampled and those learned from, its own and the expert's; and what it needs beside."""
 
     rollouts: float
     rounds: int
@@ -54,6 +54,8 @@ class Habits:
     own: float
     expert: float
     entropy: bool = False
+    reference: bool = False
+    states: int = 1
 
 
 def habits(method: Any) -> Habits:
@@ -82,6 +84,8 @@ def habits(method: Any) -> Habits:
         own=sum(share for share, expert in learned if not expert) / each,
         expert=sum(share for share, expert in learned if expert) / each,
         entropy="entropy" in getattr(method, "needs", ()),
+        reference="reference_logp" in getattr(method, "needs", ()),
+        states=len(getattr(method, "optimizers", ("the one",))),
     )
 
 
