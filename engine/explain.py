@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import methods
-from engine.explore import explore
+from engine.explore import Limits, explore
 from engine.sampler import Request
 from engine.words import Problem, Rollout, Trajectory
 
@@ -65,7 +65,7 @@ def converse(method: Any, verdict: Callable[[int], bool], second: bool = False) 
     def reward(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
         return [rollout.reward for _, rollout in pairs]
 
-    found = explore(method, [example()], sampler, reward, 0, 1, 0, {}, response_tokens=LENGTH, size=1, second=int(second))
+    found = explore(method, [example()], sampler, reward, 0, 1, 0, {}, limits=Limits(LENGTH, 1), second=int(second))
     return sampler, found.trajectories
 
 

@@ -46,6 +46,19 @@ class Ranks:
 ALONE = Ranks()
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a run sets for its explorations: tokens of a response, problems of an update; and the share of the tokens it may
+    sample that it has sampled, 0 where that is not limited."""
+
+    response_tokens: int = 0
+    problems: int = 0
+    spent: float = 0.0
+
+
+FREE = Limits()
+
+
 @dataclass
 class Exploration:
     """What exploring a list of problems gave and cost. `rounds`: the most requests of one problem that generated something,
@@ -73,12 +86,11 @@ def context(
     problem: str,
     memory: dict[str, Any],
     occurrence: int = 0,
-    response_tokens: int = 0,
-    problems: int = 0,
+    limits: Limits = FREE,
 ) -> Context:
     """The context of one problem at one step; its rng depends on run, step, problem and occurrence alone."""
     rng = random.Random(seeds.seed(run=run, axis="context", step=step, problem=problem, occurrence=occurrence))
-    return Context(step, total, rng, memory, response_tokens, problems)
+    return Context(step, total, rng, memory, **vars(limits))
 
 
 def named(method: Any) -> str:
@@ -97,16 +109,14 @@ def explore(
     memory: dict,
     prepare: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
-    response_tokens: int = 0,
-    size: int = 0,
+    limits: Limits = FREE,
     second: int = 0,
     earlier: Sequence[Problem] = (),
 ) -> Exploration:
     """Run `method.explore` for every problem and return its trajectories in problem order, with costs.
 
     `prepare` is called on every rank before the first rollout is asked for, unless none of them asks for any. The last `second`
-    problems are those of the second stream; `earlier` ones were explored before in the same update. `size`: problems the run
-    gives an update.
+    problems are those of the second stream; `earlier` ones were explored before in the same update.
 
     Raises ValueError naming the method and the problem when an exploration yields something that is not a `Sample`, asks for
     more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories; or, with
@@ -140,7 +150,7 @@ def explore(
 
     before = copy.deepcopy(memory) if ranks.count > 1 else memory
     for i in range(ranks.rank, len(problems), ranks.count):
-        here = context(step, total, run, problems[i].id, memory, occurrence[i], response_tokens, size)
+        here = context(step, total, run, problems[i].id, memory, occurrence[i], limits)
         started = method.explore(problems[i], replace(here, second=i >= len(problems) - second))
         if not inspect.isgenerator(started):
             finished[i] = _trajectories(name, problems[i], started)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 class Settings:
     """What a run shares between methods: the optimizer and how an update is computed.
 
+    A stage ends after `updates`, or with the update in which it has sampled `sampled_tokens` if that comes first.
     `schedule` is "constant" or "cosine" (down to a tenth); the first `warmup_updates` ramp up linearly. `micro_batch_tokens`
     bounds rows x longest row of one forward pass; it changes memory and speed, never the gradient, and neither do `packed`
     (rows without padding), `gradient_checkpointing` (activations of a layer are computed again in the backward pass),
@@ -37,8 +38,14 @@ class Settings:
     device: str = "cpu"
     term_norms_every: int = 25
     reward_noise: float = 0.0
+    sampled_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        if self.sampled_tokens is not None and self.schedule != "constant":
+            raise ValueError(
+                f"train.schedule {self.schedule} falls over all of train.updates, before which train.sampled_tokens "
+                f"{self.sampled_tokens} may end the stage; make the schedule constant or sampled_tokens null"
+            )
         if not 0 <= self.reward_noise < 1:
             raise ValueError(f"train.reward_noise {self.reward_noise} is no share of verdicts; give a number from 0 to below 1")
         if self.offload and self.zero_stage == 0:

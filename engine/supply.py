@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import explore, seeds
-from engine.explore import ALONE, Exploration, Ranks, Reward, Sampler
+from engine.explore import ALONE, FREE, Exploration, Limits, Ranks, Reward, Sampler
 from engine.words import Context, Problem, Rollout, Sample, Trajectory
 
 MOST = 64  # times the problems of an update that one may explore; a method that wants more is taken to be endless
@@ -77,11 +77,11 @@ def selected(
     updates: int,
     prepare: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
-    response_tokens: int = 0,
+    limits: Limits = FREE,
 ) -> dict[str, Any]:
     """Ask `method.keep` of every problem that so many updates would see, with the policy as it is: what it kept, and costs."""
     asked = supply.pool(updates)
-    at = (BEFORE, updates, supply.run, {}, prepare, ranks, response_tokens, supply.size)
+    at = (BEFORE, updates, supply.run, {}, prepare, ranks, limits)
     found = explore.explore(Keeping(method), asked, sampler, reward, *at)
     return {
         "kept": [trajectory.problem.id for trajectory in found.trajectories],
@@ -102,7 +102,7 @@ def explored(
     memory: dict[str, Any],
     prepare: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
-    response_tokens: int = 0,
+    limits: Limits = FREE,
 ) -> Exploration:
     """Explore what update `step` of `total` wants: its problems, or what `method.draw` makes of them, those of the second
     stream, then further ones for as long as `method.wanting` says how many (0: enough).
@@ -117,10 +117,10 @@ def explored(
             prepare()
 
     batch, second = supply.batch(step), supply.second(step)
-    here = explore.context(step, total, supply.run, "", memory, 0, response_tokens, supply.size)
+    here = explore.context(step, total, supply.run, "", memory, 0, limits)
     if hasattr(method, "draw"):
         batch = method.draw(batch, here)
-    at = (step, total, supply.run, memory, once, ranks, response_tokens, supply.size)
+    at = (step, total, supply.run, memory, once, ranks, limits)
     found = explore.explore(method, [*batch, *second], sampler, reward, *at, second=len(second))
     if not hasattr(method, "wanting"):
         return found

@@ -107,7 +107,10 @@ class Training:
                 with self.timed("explore"):
                     self.selection = self.select()
             for step in bar:
-                row = self.step(step)
+                limits = self.limits(rows)
+                if limits.spent >= 1:
+                    break
+                row = self.step(step, limits)
                 rows.append(row)
                 if self.leads:
                     record.append_row(self.out / "metrics.jsonl", row)
@@ -176,12 +179,12 @@ class Training:
 
     def select(self) -> dict[str, Any]:
         """Have the method choose the problems it trains on, once; what a stage that was killed had chosen is taken up again."""
-        path, updates, limit = self.out / supply.SELECTION, self.shared["updates"], self.shared["max_response_tokens"]
+        path, updates = self.out / supply.SELECTION, self.shared["updates"]
         identity = record.digest(self.parts)
         found = record.read_json(path) if path.exists() else {}
         if found.get("identity") != identity:
             self.trainer.model.eval()
-            at = (updates, self.sampler.sync, self.ranks, limit)
+            at = (updates, self.sampler.sync, self.ranks, self.limits([]))
             found = {"identity": identity, **supply.selected(self.method, self.supply, self.sampler, self.reward, *at)}
             self.sampler.sleep()
             if self.leads:
@@ -189,12 +192,17 @@ class Training:
         self.supply.keep(found["kept"])
         return found
 
-    def step(self, step: int) -> dict[str, Any]:
+    def limits(self, rows: Sequence[dict]) -> explore.Limits:
+        """What explorations may know after the updates of `rows`. The sampling budget is spent by rows that sampled."""
+        budget, sampled = self.trainer.settings.sampled_tokens, sum(row["sampled_tokens"] for row in rows)
+        spent = sampled / budget if budget else 0.0
+        return explore.Limits(self.shared["max_response_tokens"], self.shared["prompts_per_update"], spent)
+
+    def step(self, step: int, limits: explore.Limits) -> dict[str, Any]:
         """Explore what one update wants and make it; returns its line of metrics."""
         from engine.integrity import canary, ended, repeats, worst
 
         total, seed, rank = self.shared["updates"], self.spec["seed"], self.ranks.rank
-        limit = self.shared["max_response_tokens"]
         batch = self.supply.batch(step)
         self.reward.undecided = self.reward.flipped = 0
         self.trainer.model.eval()
@@ -206,12 +214,12 @@ class Training:
             self.seconds["explore"] -= self.seconds["sync"]  # it happens in the midst of it
 
         with self.timed("explore"):
-            at = (step, total, self.memory, prepare, self.ranks, limit)
+            at = (step, total, self.memory, prepare, self.ranks, limits)
             found = supply.explored(self.method, self.supply, self.sampler, self.reward, *at)
             self.sampler.sleep()
             trajectories = found.trajectories
             if hasattr(self.method, "update"):
-                here = explore.context(step, total, seed, "", self.memory, 0, limit, self.supply.size)
+                here = explore.context(step, total, seed, "", self.memory, 0, limits)
                 trajectories = self.method.update(trajectories, here)
         with self.timed("update"), self.bounded():
             sampled = {(problem.id, rollout.prefix, rollout.tokens) for problem, rollout in found.rollouts}
@@ -227,7 +235,7 @@ class Training:
             **update,
             "canary": worst(list(self.ranks.gather(seen).values())),
             "repeats": repeats(found.rollouts),
-            "ended": ended(found.rollouts, limit),
+            "ended": ended(found.rollouts, limits.response_tokens),
             "sampled_tokens": found.sampled_tokens + first.get("sampled_tokens", 0),
             "graded_rollouts": len(found.rollouts) + first.get("graded_rollouts", 0),
             "undecided": undecided,

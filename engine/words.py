@@ -174,8 +174,9 @@ class Context:
 
     `rng` is seeded from (run seed, step, problem), so its draws do not depend on timing. `memory` is the method's own
     persistent state: one dict per stage, saved with every checkpoint; it must hold JSON values only. `response_tokens` is the
-    run's response limit, `problems` how many of them the run gives an update. `second`: the problem is one of the second
-    stream, for methods that ask for one. `explored`: problems of this update explored so far, for `wanting`.
+    run's response limit, `problems` how many of them the run gives an update, `spent` the share of its sampling budget used.
+    `second`: the problem is one of the second stream, for methods that ask for one. `explored`: problems of this update
+    explored so far, for `wanting`.
     """
 
     step: int
@@ -184,13 +185,14 @@ class Context:
     memory: dict[str, Any]
     response_tokens: int = 0
     problems: int = 0
+    spent: float = 0.0
     second: bool = False
     explored: int = 0
 
     @property
     def progress(self) -> float:
-        """Share of the stage's updates already made, in [0, 1)."""
-        return self.step / self.total_steps
+        """Share of the stage already made, in [0, 1): of its updates, or of the tokens it may sample if that is more."""
+        return max(self.step / self.total_steps, self.spent)
 
 
 @dataclass(frozen=True)

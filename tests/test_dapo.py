@@ -9,7 +9,7 @@ import torch
 
 from engine import methods, record
 from engine.explain import example
-from engine.explore import context
+from engine.explore import Limits, context
 from engine.tokens import Tokens
 from engine.words import Context, Rollout, Trajectory
 from tests.conftest import METHODS, TRAIN
@@ -23,7 +23,7 @@ def build(preset: str = methods.MATCHED, **settings: Any) -> Any:
 
 
 def here(explored: int = 0) -> Context:
-    return dataclasses.replace(context(0, 20, 0, "", {}, 0, LIMIT, 3), explored=explored)
+    return dataclasses.replace(context(0, 20, 0, "", {}, 0, Limits(LIMIT, 3)), explored=explored)
 
 
 def explored(method: Any, rollouts: list[tuple[float, int]]) -> list[Trajectory]:

@@ -10,7 +10,7 @@ import torch
 
 from engine import forward, ranking
 from engine.explain import Scripted
-from engine.explore import context
+from engine.explore import Limits, context
 from engine.reduce import mean_over_tokens
 from engine.supply import MOST, Supply, explored, selected
 from engine.tokens import collate
@@ -261,8 +261,9 @@ def test_the_second_stream_is_explored_with_the_first_and_says_so() -> None:
         *((p.id, True) for p in supply.second(0)),
     ]
     assert calls == [1]
-    here = context(0, 1, 0, "", {}, response_tokens=7)
-    assert here.response_tokens == 7 and not here.second and here.explored == 0
+    here = context(1, 4, 0, "", {}, limits=Limits(7, 3, spent=0.5))
+    assert (here.response_tokens, here.problems, here.progress) == (7, 3, 0.5) and not here.second and here.explored == 0
+    assert context(3, 4, 0, "", {}, limits=Limits(spent=0.5)).progress == 0.75
 
 
 def test_what_the_engine_cannot_provide_is_named() -> None:

@@ -65,6 +65,30 @@ def test_two_runs_agree_and_a_killed_run_resumes_to_the_same_bits(spec: dict, tm
     assert "is up to date" in process.communicate(timeout=60)[1]
 
 
+def test_a_stage_ends_with_the_update_that_spends_its_sampling_budget(spec: dict, tmp_path: Path) -> None:
+    """Of four updates three: it is spent in the third, whatever it had sampled when it was killed."""
+    finish(start(spec, tmp_path / "whole"))
+    whole = record.read_rows(tmp_path / "whole" / "metrics.jsonl")
+    sampled = [row["sampled_tokens"] for row in whole]
+    assert len(whole) == 4 and min(sampled) > 1
+    limited = {**spec, "train": {**spec["train"], "sampled_tokens": sum(sampled[:2]) + 1}}
+    finish(start(limited, tmp_path / "limited"))
+    assert record.read_rows(tmp_path / "limited" / "metrics.jsonl") == whole[:3]
+    assert record.read_json(tmp_path / "limited" / "done.json")["updates"] == 3
+
+    process = start(limited, tmp_path / "killed")
+    while not (tmp_path / "killed" / "state" / "step-000002").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(limited, tmp_path / "killed"))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "limited")
+
+    falling = {**limited, "train": {**limited["train"], "schedule": "cosine"}}
+    said = finish(start(falling, tmp_path / "falling"), code=1)
+    assert "before which train.sampled_tokens" in said and "make the schedule constant" in said and "Traceback" not in said
+
+
 def test_base_model_with_another_digest_is_refused(spec: dict, tmp_path: Path) -> None:
     from engine.stage import run
 

@@ -23,13 +23,14 @@ small one, whose kernels are over before the next is launched, reaches less and 
 """
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from engine.explain import LENGTH, POLICIES, Scripted, example
-from engine.explore import context
+from engine.explore import Limits, context
 from engine.supply import Supply, explored, selected
 from workflow.hardware import GPUS, RESPONSE_TOKENS, Gpu, Hardware
 from workflow.memory import BYTES, ROWS, kv_bytes, world
@@ -63,17 +64,18 @@ def habits(method: Any) -> Habits:
     memory: dict[str, Any] = {}
     rollouts, learned, rounds = [], [], 0
     problems = [replace(example(), id=f"example-{i}") for i in range(STEPS * PROBLEMS)]
+    limits = Limits(LENGTH, PROBLEMS)
     supply = Supply(problems, 0, PROBLEMS, getattr(method, "second", 0.0))
     chosen = selected(method, supply, Scripted(POLICY), _reward, STEPS) if hasattr(method, "keep") else {}
     if chosen:
         supply.keep(chosen["kept"])
     for step in range(STEPS):
-        found = explored(method, supply, Scripted(POLICY), _reward, step, STEPS, memory, response_tokens=LENGTH)
+        found = explored(method, supply, Scripted(POLICY), _reward, step, STEPS, memory, limits=limits)
         rollouts += [rollout for _, rollout in found.rollouts if rollout.finish_reason != "prefix"]
         rounds = max(rounds, found.rounds)
         trajectories = found.trajectories
         if hasattr(method, "update"):
-            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory, 0, LENGTH, PROBLEMS))
+            trajectories = method.update(trajectories, context(step, STEPS, 0, "", memory, 0, limits))
         learned += [segment for trajectory in trajectories for segment in _shares(trajectory.segments)]
     each = STEPS * PROBLEMS
     before = chosen.get("graded_rollouts", 0)  # whole responses
@@ -139,6 +141,9 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
     count, ranks, problems = model.parameters, world(train), train["prompts_per_update"]
     mean = min(hardware.response_tokens if hardware else RESPONSE_TOKENS, train["max_response_tokens"])
     sampled, own, expert = (problems * mean * part for part in (method.sampled, method.own, method.expert))
+    updates, budget = train["updates"], train["sampled_tokens"]
+    if budget and sampled:
+        updates = min(updates, math.ceil(budget / sampled))
     gpu = hardware.gpu if hardware and train["device"] != "cpu" else None
     seconds = None
     if gpu:
@@ -148,15 +153,15 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
             rollouts = method.rollouts * problems / ranks
             limits = mean, train["max_response_tokens"], train["sample_batch_tokens"]
             seconds += sampling_seconds(model, BYTES[train["dtype"]], gpu, rollouts, sampled / ranks, *limits, method.rounds)
-        seconds *= train["updates"] * (1 + REST)
+        seconds *= updates * (1 + REST)
     size = BYTES[train["dtype"]]
     state = 12 + (size if train["zero_stage"] < 3 else 0)  # master copy and moments; ZeRO-3 makes the weights from these
     resumable = train["checkpoint_every"] < train["updates"]
     return Cost(
-        sampled=train["updates"] * sampled,
-        own=train["updates"] * own,
-        expert=train["updates"] * expert,
-        flops=train["updates"] * count * (2 * sampled + 6 * (own + expert)),
+        sampled=updates * sampled,
+        own=updates * own,
+        expert=updates * expert,
+        flops=updates * count * (2 * sampled + 6 * (own + expert)),
         gpu_seconds=ranks * seconds if seconds is not None else None,
         clock=seconds,
         disk=size * count,
@@ -196,6 +201,7 @@ PRINTED = {
     "zero_stage": 2,
     "term_norms_every": 0,
     "checkpoint_every": 500,
+    "sampled_tokens": None,
     "max_response_tokens": 8192,
     "sample_batch_tokens": 600_000,
 }

@@ -143,12 +143,15 @@ class Plan(Runs):
         runs = study.runs if study else self.runs
         differing = {run.label: self._differing(run) for run in runs}
         evaluation, shared = self.config["evaluation"], self.config["train"]
+        tokens = shared["sampled_tokens"]
+        updates = f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage"
+        updates += f", or as many as it takes to sample {tokens:,} tokens," if tokens else ""
         return {
             "profile": self.config["profile"] + (f", a {REHEARSAL}" if self.config["rehearse"] else ""),
             **self.evaluation.notes(),
             "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens, by "
             + self.config["sampler"],
-            "training": f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage unless noted",
+            "training": f"{updates} unless noted",
             "runs": {label: text for label, text in differing.items() if text},
             **layout(self, study),
         }
