@@ -198,7 +198,7 @@ class Trainer:
     def _ranked(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """With `entropy_rank` filled in, if the method needs it: by a pass of its own, for ranks are over the whole update."""
         scope = next((SCOPED[need] for need in self.needs if need in SCOPED), None)
-        if scope is None:
+        if scope is None or not batches:
             return batches
         found = {}
         for batch, index in self._share([(batch, i) for i, batch in enumerate(batches)]):

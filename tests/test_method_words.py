@@ -266,6 +266,21 @@ def test_the_second_stream_is_explored_with_the_first_and_says_so() -> None:
     assert context(3, 4, 0, "", {}, limits=Limits(spent=0.5)).progress == 0.75
 
 
+@pytest.mark.parametrize("scope", ["trajectory", "step"])
+def test_an_update_without_anything_to_rank_leaves_the_weights_alone(scope: str) -> None:
+    class Ranking(Away):
+        needs = ("reference_logp", f"entropy_rank:{scope}")
+
+        def loss(self, t: Any) -> torch.Tensor:
+            return -t.logp.where(t.entropy_rank < 0.5, 0.0)
+
+    trainer = Trainer(small_model(), Ranking(), SETTINGS, pad=0)
+    before = weights(trainer)
+    assert trainer.update([])["trained_tokens"] == {"own": 0, "expert": 0} and weights(trainer).equal(before)
+    assert trainer.update(kind("reinforce"))["grad_norm"] > 0  # no expert token among them
+    assert trainer.update(trajectories())["grad_norm"] > 0
+
+
 def test_what_the_engine_cannot_provide_is_named() -> None:
     class Wanting(Away):
         needs = ("logits",)
