@@ -1,8 +1,8 @@
 """DAPO: reinforce only groups that hold both right and wrong rollouts, clip higher above than below, weigh every token alike.
 
 Paper        arXiv:2503.14476: clip-higher, dynamic sampling, token-level loss, overlong reward shaping; known here by its code
-Code         verl-project/verl-recipe@48ea0a79, dapo/dapo_ray_trainer.py, dapo/run_dapo_qwen2.5_32b.sh,
-             dapo/test_dapo_7b_math.sh; verl: utils/reward_score/math_dapo.py, workers/reward_manager/dapo.py
+Code         verl's utils/reward_score/math_dapo.py and workers/reward_manager/dapo.py; verl-project/verl-recipe@48ea0a79,
+             dapo/dapo_ray_trainer.py, run_dapo_qwen2.5_32b.sh, test_dapo_7b_math.sh
 Sampling     16 rollouts per problem. A group that is all right or all wrong is dropped; its rollouts count. While fewer groups
              are kept than the update has problems, as many problems again are explored, up to `batches` (10) times that
              number; the groups found last are dropped if they are too many

@@ -1,7 +1,7 @@
 """ExGRPO: once the policy solves enough, learn again from its own earlier successes on problems of medium difficulty.
 
 Paper        arXiv:2510.02245, known here by its code alone
-Code         ElliottYan/LUFFY@01f4ae0, ExGRPO/ (its copy of mix_src, exp_scripts/run_exgrpo.sh)
+Code         ElliottYan/LUFFY@01f4ae0, ExGRPO/exp_scripts/run_exgrpo.sh and the copy of mix_src there
 Sampling     8 own rollouts per problem. A problem with 1 to 7 right ones enters the pool with one of them; with 8 it leaves the
              pool and is retired: the run passes it by from then on. From the update on that follows one with more than 35 %
              right, half of an update's problems are replayed ones, each with 7 new rollouts and its stored success as the

@@ -2,7 +2,7 @@
 
 Paper        arXiv:2507.01679v3 (ICML 2026), eq. 3; its text is known here through others' notes
 Code         ZeroYuHuang/prefix_rft@5f5d2a1f, recipe/prefix_rft: core_algos.py, dp_actor.py (reshape_func), rl_dataset.py
-             (_get_prefix), scheduler/global_step.py (cosine, Beta(1, 1))
+             (_get_prefix), recipe/prefix_rft/scheduler/global_step.py (cosine, Beta(1, 1))
 Sampling     7 own rollouts, and an eighth that continues the first floor(l * T) of the demonstration's T tokens, l uniform
              between a low that falls from .95 to .05 along a cosine over the run (500 steps) and a high of .95: the window
              opens downwards, long prefixes stay. It never holds the end of sequence

@@ -7,10 +7,10 @@ Sampling     8 own rollouts; the expert solution, graded like them, joins the gr
 Advantage    (reward - mean) / standard deviation of all nine, for the demonstration. Own rollouts count +1 if right and -1 if
              not, whatever the group; with `on_positive="ratio"` they have the advantage too
 Loss         four pieces; H is the policy's entropy and never has a gradient here
-             demonstration, imitated     .5 exp(-H) * -log p
-             demonstration, reinforced   -A p, its own probability taken as 1, unclipped
-             own, right                  .1 exp(H) * -log p, or with "ratio" .1 exp(H) * -A p / p_old
-             own, wrong                  +log p, which has no lower bound, or with "ratio" -A p / p_old
+  demonstration, imitated    .5 exp(-H) * -log p
+  demonstration, reinforced  -A p, its own probability taken as 1, unclipped
+  own, right                 .1 exp(H) * -log p, or with "ratio" .1 exp(H) * -A p / p_old
+  own, wrong                 +log p, which has no lower bound, or with "ratio" -A p / p_old
 Denominator  imitation: mean over all tokens of the demonstrations; the other three: token sum / response limit, averaged over
              trajectories. The paper writes expectations; this is the re-implementation's, over whole updates
 

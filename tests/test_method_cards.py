@@ -30,6 +30,37 @@ def test_no_word_of_a_header_is_lost(name: str) -> None:
     assert words <= Counter(re.findall(r"\w+", page(name, METHODS, "../../methods")))
 
 
+@pytest.mark.parametrize("name", methods.names(METHODS))
+def test_no_table_runs_together_on_a_card(name: str) -> None:
+    """Columns are items, indented by two; inside a field their spaces would be one in Markdown."""
+    for entry in header(inspect.cleandoc(methods.load(name, METHODS).__doc__ or ""))[1]:
+        assert not any("  " in text for text in (entry.text, *(text for _, text in entry.items)))
+
+
+# Files of the authors' that are not in the folder named last, as the notes on the papers list them
+ELSEWHERE = {
+    "chord": [
+        "modelscope/Trinity-RFT/blob/0414330/examples/mix_chord/mix_chord.yaml",
+        "modelscope/Trinity-RFT/blob/0087fc3/trinity/algorithm/add_strategy/add_strategy.py",
+    ],
+    "exgrpo": ["ElliottYan/LUFFY/blob/01f4ae0/ExGRPO/exp_scripts/run_exgrpo.sh"],
+    "prefix_rft": ["ZeroYuHuang/prefix_rft/blob/5f5d2a1f/recipe/prefix_rft/scheduler/global_step.py"],
+}
+
+
+@pytest.mark.parametrize(("name", "paths"), ELSEWHERE.items())
+def test_code_in_several_folders_is_linked_where_it_is(name: str, paths: list[str]) -> None:
+    text = page(name, METHODS, "../../methods")
+    assert all(f"(https://github.com/{path})" in text for path in paths)
+
+
+def test_code_of_a_repository_without_a_commit_is_no_link() -> None:
+    """verl's own files beside its recipes', and UFT's losses, which nobody looked at."""
+    assert "verl-recipe/blob/48ea0a79/utils" not in page("dapo", METHODS, "../../methods")
+    assert "verl-recipe/blob/48ea0a79/workers" not in page("dapo", METHODS, "../../methods")
+    assert "core_algos.py" not in page("uft", METHODS, "../../methods")
+
+
 def test_a_header_is_a_claim_fields_paragraphs_and_items() -> None:
     docstring = """\
 Name: what it
