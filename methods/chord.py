@@ -54,6 +54,8 @@ class Method:
         for name in ("peak", "valley", "warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} is no share; choose one from 0 to 1")
+        if self.second < 0:
+            raise ValueError(f"second {self.second} is no number of problems; choose 0 (nothing is imitated) or more")
         if self.rollouts < 2:
             raise ValueError(f"rollouts {self.rollouts} have no standard deviation; choose at least 2")
 

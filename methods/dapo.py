@@ -46,6 +46,10 @@ class Method:
     def __post_init__(self):
         if self.group < 2:
             raise ValueError(f"group {self.group} has no standard deviation; choose 2 or more")
+        if self.dual <= 1:
+            raise ValueError(f"dual {self.dual} leaves punished tokens no gradient where the ratio is 1; choose more than 1")
+        if not 0 <= self.batches <= 64:
+            raise ValueError(f"batches {self.batches}: choose 0 (no dynamic sampling) to 64, the most an update may explore")
         if not 0 <= self.buffer <= 1:
             raise ValueError(f"buffer {self.buffer} is no share of the response limit; choose one from 0 (no penalty) to 1")
 

@@ -43,6 +43,16 @@ class Method:
 
     presets: ClassVar = {"as_released": {"entropy": 0.001 / 64}}
 
+    def __post_init__(self):
+        if self.rollouts < 2:
+            raise ValueError(
+                f"rollouts {self.rollouts}: a success is stored beside failures and replayed beside others; use 2+"
+            )
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share {self.share} is no share of an update's problems; choose one from 0 to 1")
+        if self.shaping <= 0:
+            raise ValueError(f"shaping {self.shaping} leaves replayed tokens no gradient (w / w is 1); choose more than 0")
+
     @property
     def needs(self):
         return ("entropy",) if self.entropy else ()

@@ -57,6 +57,8 @@ class Method:
     def __post_init__(self):
         if not 0 <= self.gate < self.rollouts:
             raise ValueError(f"gate {self.gate} decides nothing for {self.rollouts} rollouts; choose one from 0 to one less")
+        if self.deviation and self.rollouts < 2:
+            raise ValueError(f"rollouts {self.rollouts} have no standard deviation; choose at least 2, or deviation false")
 
     @property
     def needs(self):

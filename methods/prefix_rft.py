@@ -55,6 +55,8 @@ class Method:
                 f"low {self.low} and high {self.high} need 0 <= low <= high < 1, and a low for start and end: a whole "
                 "demonstration leaves nothing to continue"
             )
+        if self.scope not in ("step", "trajectory"):
+            raise ValueError(f"scope {self.scope!r} is unknown; use 'step' (the whole update) or 'trajectory'")
         if not 0 <= self.top <= 1:
             raise ValueError(f"top {self.top} is no share of prefix tokens; choose one from 0 (none learns) to 1 (all do)")
 

@@ -68,6 +68,8 @@ class Method:
     def __post_init__(self):
         if not 0 < self.target < 1:
             raise ValueError(f"target {self.target} is no success rate that a hint could reach; choose one between 0 and 1")
+        if min(self.rounds, self.rollouts, self.steps) < 1:
+            raise ValueError(f"rounds {self.rounds}, rollouts {self.rollouts}, steps {self.steps}: each must be 1 or more")
 
     @property
     def needs(self):

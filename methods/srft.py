@@ -70,6 +70,8 @@ class Method:
         for name, known in (("granularity", ("token", "trajectory")), ("on_positive", ("logp", "ratio"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; use {known[0]!r} or {known[1]!r}")
+        if self.shaping < 0:
+            raise ValueError(f"shaping {self.shaping} divides by 0 at p = {-self.shaping}; choose 0 (no shaping) or more")
 
     def explore(self, problem, context):
         rollouts = yield Sample(self.rollouts)

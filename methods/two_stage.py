@@ -45,6 +45,10 @@ class Method:
     def __post_init__(self):
         if self.group < 2:
             raise ValueError(f"group {self.group}: one rollout has no deviation to be divided by; choose 2 or more")
+        if len(self.right) != 2 or len(self.wrong) != 2:
+            raise ValueError(
+                f"right {self.right}, wrong {self.wrong}: give two rewards each, of the shortest and of the longest"
+            )
 
     def explore(self, problem, context):
         rollouts = yield Sample(self.group)

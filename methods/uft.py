@@ -54,6 +54,10 @@ class Method:
             raise ValueError(
                 f"rollouts {self.rollouts}, hinted {self.hinted}: a standard deviation needs 2 rollouts, a share is in (0, 1]"
             )
+        if self.chunks < 1 or len(self.shown) != 2 or not all(0 <= chance <= 1 for chance in self.shown):
+            raise ValueError(
+                f"chunks {self.chunks}, shown {self.shown}: give 1 chunk or more, and a chance from 0 to 1 for start and end"
+            )
 
     @property
     def needs(self):
