@@ -11,8 +11,9 @@ Paper and code disagree on (fields; `as_paper`, `as_released`):
   anchor       KL(policy || reference), and the other one is said to be worse | KL(reference || policy) in every version
   weight       .05 for mathematics | .1 in the code, .05 in its README
 By default the code's direction, which every version of the authors' trainer computes, and the paper's weight. Of v3 others say
-that it has come over to the code's direction (unverified). With weight 0 this is DFT, and no reference model is kept. Left out:
-the version for LoRA, which the paper finds weaker.
+that it has come over to the code's direction (unverified). With weight 0 this is DFT, and no reference model is kept. The
+authors' README warns that DeepSpeed's numerics can undo such weights; here every stage first compares this loss's gradient
+with plain autograd's. Left out: the version for LoRA, which the paper finds weaker.
 """
 
 from dataclasses import dataclass

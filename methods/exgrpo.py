@@ -20,8 +20,9 @@ What the code does differently (`as_released` takes over the first)
   clip         before the first replay own tokens are clipped at .2. The engine makes one update of a batch, where the ratio
                is 1 and no clip acts
   skipping     a step whose gradient norm exceeds 500 or is not finite is left out; here the latter stops the run
-The other half of the run's problems is passed by. A problem without a right rollout when the run comes back to it leaves the
-pool; what the code does then was not looked up.
+The other half of the run's problems is passed by. An update is smaller by its retired problems; the code takes them out of the
+next epoch's data. A problem without a right rollout when the run comes back to it leaves the pool; what the code does then was
+not looked up.
 """
 
 import math

@@ -15,7 +15,8 @@ Denominator  token sum / response limit, averaged over trajectories
 Paper and code disagree on (what made the printed numbers is not to be found out: the release holds no configuration of an
 experiment, so there is no `as_released`)
   advantage    shared | `dr_grpo_prefix` too: own rollouts against their own mean, the continuation at its raw reward, the
-               prefix at its reward - that mean. Its `v2`, where no prefix is ever rewarded, is left out
+               prefix at its reward - that mean. Left out: its `v2`, where no prefix is ever rewarded, `grpo_prefix`, which
+               divides by deviations, and optional reshapings of the prefix's part (among them LUFFY's)
   scope        not said | entropies are ranked within a micro-batch; here over the whole update (`per_trajectory`: within one)
   denominator  as above | token mean by default, and weights that follow the size of a micro-batch; neither is taken over
   entropy      not said | a bonus of .001 by default, whose weight also follows the micro-batches; left out
