@@ -11,7 +11,6 @@ method's memory: which of them advances first depends on how long their rollouts
 of the problems, and every rank is given what all of them found; memory is then written in `update` only.
 """
 
-import copy
 import inspect
 import random
 from collections import Counter, deque
@@ -26,6 +25,7 @@ from engine.words import Context, Problem, Rollout, Sample, Trajectory
 
 MAX_ROLLOUTS = 64  # per problem and update; an exploration beyond it is taken to be endless
 MAX_REQUESTS = 64
+NESTED = frozenset((dict, list))  # the JSON values that hold others
 GRADING_STEPS = 8  # steps of the sampler that a grade may take without anybody waiting for it
 
 
@@ -148,7 +148,7 @@ def explore(
             )
         return asked[i][-1]
 
-    before = copy.deepcopy(memory) if ranks.count > 1 else memory
+    before = _copied(memory) if ranks.count > 1 else memory
     for i in range(ranks.rank, len(problems), ranks.count):
         here = context(step, total, run, problems[i].id, memory, occurrence[i], limits)
         started = method.explore(problems[i], replace(here, second=i >= len(problems) - second))
@@ -199,6 +199,15 @@ def explore(
         rounds=max(generated.values(), default=0),
         sampled_tokens=sum(len(rollout.tokens) for _, rollout in pairs),
     )
+
+
+def _copied(value: Any) -> Any:
+    """JSON values with dictionaries and lists of their own. A method may keep millions of numbers: deepcopy looks at each."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return value.copy() if NESTED.isdisjoint(map(type, value)) else [_copied(one) for one in value]
+    return value
 
 
 def _seeded(problem: Problem, sample: Sample, run: int, step: int, request: int, occurrence: int) -> Request:

@@ -167,6 +167,21 @@ def test_a_rank_with_nothing_to_sample_prepares_with_the_others() -> None:
         assert prepared == wanted
 
 
+@pytest.mark.parametrize("path", [(), ("pool",), ("pool", "p"), ("pool", "p", 1), ("pool", "p", 1, 1)])
+def test_a_write_deep_in_the_memory_is_seen_too(path: tuple) -> None:
+    class Writer:
+        def explore(self, problem, context):
+            place = context.memory
+            for key in path:
+                place = place[key]
+            place[0] = 7
+            return []
+
+    memory = {"pool": {"p": [1, [2, [3], 4.0]]}, "0": "a"}
+    with pytest.raises(ValueError, match=r"writes to context.memory in explore\(\)"):
+        explore(Writer(), PROBLEMS, Slow(), lambda pairs: [], 4, 10, 7, memory, ranks=Ranks(0, 2))
+
+
 def test_memory_of_several_ranks_is_not_theirs_to_write_alone() -> None:
     class Writer:
         def explore(self, problem, context):
