@@ -50,6 +50,7 @@ class Trainer:
         if unknown := set(self.needs) - set(NEEDS):
             raise ValueError(f"method needs {sorted(unknown)}; the engine can provide: {', '.join(NEEDS)}")
         self.step = 0
+        self.scope = next((SCOPED[need] for need in self.needs if need in SCOPED), None)
         self.reference = None
         if "reference_logp" in self.needs:
             self.reference = Reference(reference or model, getattr(method, "reference_every", None))
@@ -65,6 +66,11 @@ class Trainer:
     @property
     def model(self) -> Any:
         return self.engine.module
+
+    @property
+    def passes(self) -> int:
+        """Forward passes over what is trained besides the update's own: by the reference, and for ranks of entropies."""
+        return (self.reference is not None) + (self.scope is not None)
 
     def update(
         self, trajectories: Sequence[Trajectory], fresh: Callable[[Trajectory], bool] = lambda trajectory: True
@@ -197,8 +203,7 @@ class Trainer:
 
     def _ranked(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """With `entropy_rank` filled in, if the method needs it: by a pass of its own, for ranks are over the whole update."""
-        scope = next((SCOPED[need] for need in self.needs if need in SCOPED), None)
-        if scope is None or not batches:
+        if self.scope is None or not batches:
             return batches
         found = {}
         for batch, index in self._share([(batch, i) for i, batch in enumerate(batches)]):
@@ -208,7 +213,7 @@ class Trainer:
             found[index] = scored.entropy.cpu()
         found = ranks().gather(found)
         masks = [batch.tokens.trained & batch.tokens.expert for batch in batches]
-        shares = ranking.shares_above([found[i] for i in range(len(batches))], masks, scope)
+        shares = ranking.shares_above([found[i] for i in range(len(batches))], masks, self.scope)
         views = [replace(batch.tokens, entropy_rank=share) for batch, share in zip(batches, shares, strict=True)]
         return [replace(batch, tokens=view) for batch, view in zip(batches, views, strict=True)]
 

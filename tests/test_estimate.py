@@ -23,7 +23,7 @@ from engine.sampler import Sampling
 from engine.sampler.vllm import needed
 from engine.settings import Settings
 from engine.train import Trainer
-from engine.words import Problem, Rollout, Trajectory, own
+from engine.words import Problem, Rollout, Trajectory, expert, own
 from tests.conftest import METHODS, ROOT
 from workflow import estimate, hardware, jobs, memory, models
 from workflow.estimate import Habits, calibration, evaluation_cost, habits, stage_cost
@@ -196,6 +196,60 @@ def test_optimizer_and_checkpoints_are_as_large_as_deepspeed_makes_them(tmp_path
     assert 3 * written == pytest.approx(cost.scratch, rel=0.1)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_second_optimizer_state_and_a_reference_are_held_besides(stage: int, tmp_path: Path) -> None:
+    """ReLIFT after an update of either kind, UFT after one."""
+    start_distributed("cpu")
+    model = small(vocab_size=2000)
+    count = sum(p.numel() for p in model.parameters())
+    settings, problem = Settings(1e-3, 4, zero_stage=stage, term_norms_every=0), Problem("p", (1, 2, 3), "1")
+    sampled = Trajectory(problem, (own(Rollout((), (4, 5), (-1.0, -1.0), 1.0, "stop"), 1.0),))
+    trainer = Trainer(model, methods.build("relift", {}, METHODS), settings, pad=0)
+    for trajectory in (sampled, Trajectory(problem, (expert((4, 5)),))):
+        trainer.update([trajectory])
+    kept = trainer.optimizers
+    assert kept is not None
+    states = [state for one in (kept.optimizer.state, *kept.waiting.values()) for state in one.values()]
+    held = sum(t.numel() * t.element_size() for state in states for t in state.values() if t.numel() > 1)
+    train, shape = train_settings(zero_stage=stage, ranks=1), shape_of(model, tmp_path)
+    plain, two = (memory.of_training(shape, train, "vllm", False, False, optimizers=more) for more in (False, True))
+    assert two.always["optimizer"] - plain.always["optimizer"] == 8 * count
+    assert held == pytest.approx(16 * count, rel=0.02)
+    uft = Trainer(small(vocab_size=2000), methods.build("uft", {}, METHODS), settings, pad=0)
+    assert uft.reference is not None
+    weights = sum(p.numel() for p in uft.reference.model.parameters())
+    fp32 = memory.of_training(shape, {**train, "dtype": "float32"}, "vllm", False, False, reference=True)
+    assert fp32.always["reference"] == 4 * weights == 4 * count
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "entropy", "optimizers", "scored"),
+    [
+        ("grpo", False, False, False, 0),
+        ("uft", True, False, False, 1),
+        ("asft", True, True, False, 1),
+        ("otr", False, True, False, 0),
+        ("prefix_rft", False, False, False, 1),
+        ("relift", False, False, True, 0),
+    ],
+)
+def test_what_a_method_asks_of_the_engine_is_part_of_its_habits(
+    name: str, reference: bool, entropy: bool, optimizers: bool, scored: int
+) -> None:
+    found = habits(methods.build(name, {}, METHODS))
+    assert (found.reference, found.entropy, found.optimizers, found.scored) == (reference, entropy, optimizers, scored)
+
+
+def test_a_reference_costs_memory_on_every_rank_and_a_forward_pass() -> None:
+    shape, train = models.shape(SEVEN), train_settings(zero_stage=3, ranks=8)
+    plain, held = (memory.of_training(shape, train, "vllm", True, False, one) for one in (False, True))
+    assert held.always["reference"] == 2 * shape.parameters and plain.always["reference"] == 0
+    assert held.peaks["updating"] - plain.peaks["updating"] > 2 * shape.parameters  # and its distributions
+    assert held.host - plain.host == 2 * shape.parameters
+    without, scored = (stage_cost(train, Habits(8, 1, 8, 8, 0, scored=one), shape, None) for one in (0, 1))
+    assert scored.flops / without.flops == pytest.approx((2 + 8) / (2 + 6))
+
+
 def train_settings(**changed: Any) -> dict[str, Any]:
     known = yaml.safe_load((ROOT / SCHEMA).read_text())["properties"]["train"]["properties"]
     defaults = {key: one["default"] for key, one in known.items() if "default" in one}
@@ -277,10 +331,11 @@ def test_what_a_method_adds_in_update_is_counted(tmp_path: Path) -> None:
 
 def test_flops_are_those_that_a_finished_stage_reports() -> None:
     shape = models.shape(SEVEN)
-    cost = stage_cost(train_settings(), Habits(7, 1, 7, 7, 1), shape, None)
+    cost = stage_cost(train_settings(), Habits(7, 1, 7, 7, 1, scored=2), shape, None)
     row = {
         **dict.fromkeys(metrics.COUNTED, 0),
         **{"sampled_tokens": cost.sampled, "trained_tokens_own": cost.own, "trained_tokens_expert": cost.expert},
+        "scored_tokens": 2 * (cost.own + cost.expert),
     }
     assert cost.sampled == 500 * 128 * 7 * 4200
     assert metrics.costs([row], [], shape.parameters, 0)["flops"] == cost.flops

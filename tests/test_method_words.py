@@ -105,6 +105,7 @@ def test_the_reference_is_the_start_or_what_the_policy_was_some_updates_ago(zero
         distances[every] = [trainer.update(trajectories())["loss"]["loss"] for _ in range(5)]
     assert distances[None][0] == pytest.approx(0, abs=1e-6) and distances[None][1] < -1e-3
     assert sorted(distances[None], reverse=True) == distances[None]
+    assert trainer.passes == 1
     assert [abs(d) < 1e-6 for d in distances[2]] == [True, False, True, False, True]
     assert distances[2][1] == pytest.approx(distances[None][1], rel=1e-4)
 

@@ -4,7 +4,8 @@ Tokens. What a method samples and learns from is not known by its name: its `exp
 that is right every third time. A response, and a demonstration, is assumed to have 4,200 tokens (arXiv:2604.23747) or what
 `hardware.response_tokens` says, at most the run's limit; after a prefix, what is left of that. Prompts are not counted.
 
-FLOPs. 2N for a sampled token, 6N for a trained one, N all parameters: as `engine.metrics.costs` counts them afterwards.
+FLOPs. 2N for a sampled token, 6N for a trained one, 2N for each further pass over it (a reference, ranks of entropies), N all
+parameters: as `engine.metrics.costs` counts them afterwards.
 
 Seconds of a stage, for each update:
 
@@ -47,7 +48,9 @@ PROBLEMS, STEPS = 6, 4  # of the scripted run a method's habits are read from
 @dataclass(frozen=True)
 class Habits:
     """What a method does for one problem of an update: rollouts sampled, `rounds` of them that wait for one another, and in
-    units of a mean response the tokens sampled and those learned from, its own and the expert's; and what it needs beside."""
+    units of a mean response the tokens sampled and those learned from, its own and the expert's. `entropy`: it needs whole
+    distributions; `reference`: a frozen model; `optimizers`: an optimizer state for each of two kinds of updates; `scored`:
+    forward passes over what is learned from besides that of the update itself."""
 
     rollouts: float
     rounds: int
@@ -56,7 +59,8 @@ class Habits:
     expert: float
     entropy: bool = False
     reference: bool = False
-    states: int = 1
+    optimizers: bool = False
+    scored: int = 0
 
 
 def habits(method: Any) -> Habits:
@@ -79,15 +83,18 @@ def habits(method: Any) -> Habits:
         learned += [segment for trajectory in trajectories for segment in _shares(trajectory.segments)]
     each = STEPS * PROBLEMS
     before = chosen.get("graded_rollouts", 0)  # whole responses
+    needs = tuple(getattr(method, "needs", ()))
+    reference = "reference_logp" in needs
     return Habits(
         rollouts=(len(rollouts) + before) / each,
         rounds=rounds,
         sampled=(sum(1 - len(rollout.prefix) / LENGTH for rollout in rollouts) + before) / each,
         own=sum(share for share, expert in learned if not expert) / each,
         expert=sum(share for share, expert in learned if expert) / each,
-        entropy="entropy" in getattr(method, "needs", ()),
-        reference="reference_logp" in getattr(method, "needs", ()),
-        states=len(getattr(method, "optimizers", ("the one",))),
+        entropy="entropy" in needs or hasattr(method, "read"),
+        reference=reference,
+        optimizers=hasattr(method, "optimizer"),
+        scored=reference + any(need.startswith("entropy_rank") for need in needs),
     )
 
 
@@ -148,7 +155,8 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
     seconds = None
     if gpu:
         passes = 1 + 2 / train["term_norms_every"] if train["term_norms_every"] and own and expert else 1  # one for each author
-        seconds = passes * 6 * count * (own + expert) / (ranks * gpu.flops * TRAINING)
+        work = (passes * 6 + 2 * method.scored) * count * (own + expert)
+        seconds = work / (ranks * gpu.flops * TRAINING)
         if method.rollouts:
             rollouts = method.rollouts * problems / ranks
             limits = mean, train["max_response_tokens"], train["sample_batch_tokens"]
@@ -156,12 +164,13 @@ def stage_cost(train: dict[str, Any], method: Habits, model: Shape, hardware: Ha
         seconds *= updates * (1 + REST)
     size = BYTES[train["dtype"]]
     state = 12 + (size if train["zero_stage"] < 3 else 0)  # master copy and moments; ZeRO-3 makes the weights from these
+    state += 8 * method.optimizers  # the moments of the kind of update that waits
     resumable = train["checkpoint_every"] < train["updates"]
     return Cost(
         sampled=updates * sampled,
         own=updates * own,
         expert=updates * expert,
-        flops=updates * count * (2 * sampled + 6 * (own + expert)),
+        flops=updates * count * (2 * sampled + (6 + 2 * method.scored) * (own + expert)),
         gpu_seconds=ranks * seconds if seconds is not None else None,
         clock=seconds,
         disk=size * count,

@@ -4,15 +4,16 @@ Read in this engine and in DeepSpeed 0.19.8; the activations of a forward pass a
 (saved tensors of the real pass), vLLM's share against the engine's own `needed`.
 
     weights      s N, under ZeRO-3 s N / R and the layers gathered meanwhile (at most 1e9 parameters). s: bytes of `dtype`
-    optimizer    Adam's two moments and a master copy, 12 N in fp32, over R ranks from ZeRO-1 on; on the host with `offload`.
-                 Two moments more for every further state a method keeps
+    optimizer    Adam's two moments and a master copy, 12 N in fp32, over R ranks from ZeRO-1 on; on the host with `offload`
+                 A method with an optimizer state for each of two kinds of updates keeps the moments that wait besides, 8 N
+    reference    of a method that needs one: s N on every rank, under ZeRO-3 too
     gradients    s N; from ZeRO-2 on s N / R and one bucket of at most 5e8; at the step an fp32 copy of the rank's share
     activations  of one micro-batch. A row is never cut: at least prompt + response tokens, however small the budget. In each
                  layer and for each token, with a, k the widths of queries and keys: 2 norms x (4 + 2 s) hidden, s (2 a + 2 k)
                  in attention, 4 s intermediate. `gradient_checkpointing` keeps s hidden of each layer and one layer in full
     logits       12 bytes for each token and vocabulary entry: the fp32 log-softmax and two gradients of it, or logits, scaled
-                 logits and log-softmax; 20 for a method that needs the entropy, and 8 more with a reference
-    reference    for a method that needs one, s N on every rank
+                 logits and log-softmax; 20 for a method that needs the entropy or reads whole distributions; 4 more with a
+                 reference
     norms by term  a full gradient, in updates that measure them (`term_norms_every`; not under ZeRO-3), and a second one in the
                  place of activations and logits
     sampler      vLLM: a copy of the weights, a KV cache of `sample_batch_tokens`, activations. It sleeps during an update, and
@@ -27,7 +28,7 @@ from workflow.models import Shape
 
 GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2}
-LOGITS, LOGITS_ENTROPY, LOGITS_REFERENCE = 12, 20, 8  # bytes for each token and vocabulary entry
+LOGITS, LOGITS_ENTROPY, LOGITS_REFERENCE = 12, 20, 4  # bytes for each token and vocabulary entry
 GATHERED, BUCKET = 10**9, 5 * 10**8  # parameters; DeepSpeed's defaults
 STEP_TOKENS, ROWS, BLOCK = 8192, 1024, 16  # of engine/sampler/vllm.py on GPUs
 RESERVE = 0.06  # of a GPU: CUDA's context, NCCL's buffers, fragmentation
@@ -65,13 +66,14 @@ def of_training(
     samples: bool,
     entropy: bool,
     reference: bool = False,
-    states: int = 1,
+    optimizers: bool = False,
 ) -> Memory:
-    """Of a training stage. `samples`: whether its method samples; `entropy`, `reference`: whether it needs the policy's entropy
-    or a reference; `states`: how many states of the optimizer it keeps."""
+    """Of a training stage. `samples`: whether its method samples; `entropy`: whether it needs the policy's entropy or reads
+    whole distributions; `reference`: a frozen model; `optimizers`: an optimizer state for each of two kinds of updates."""
     size, count, stage, ranks = BYTES[train["dtype"]], shape.parameters, train["zero_stage"], world(train)
     share = count / ranks if stage else count
-    master = (12 if size == 2 or stage else 8) + 8 * (states - 1)  # plain AdamW in fp32 needs no master copy
+    master = 12 if size == 2 else (12 if stage else 8)  # plain AdamW in fp32 needs no master copy
+    master += 8 * optimizers
     offload = train["offload"]
     always = {"weights": size * count if stage < 3 else size * share + size * min(GATHERED, count)}
     always["optimizer"] = 0 if offload else master * share
@@ -80,8 +82,7 @@ def of_training(
     gradients = {0: size * count + (4 * count if size == 2 else 0), 1: size * count}.get(stage, partitioned)
     tokens = max(train["micro_batch_tokens"], longest(train))
     held = activations(shape, size, tokens, train["packed"], train.get("gradient_checkpointing", False))
-    entries = (LOGITS_ENTROPY if entropy else LOGITS) + (LOGITS_REFERENCE if reference else 0)
-    logits = tokens * shape.vocabulary * entries
+    logits = tokens * shape.vocabulary * ((LOGITS_ENTROPY if entropy else LOGITS) + LOGITS_REFERENCE * reference)
     norms = max(size * count, 2 * size * count - held - logits) if train["term_norms_every"] and stage < 3 else 0
     phases = {
         "updating": {"gradients": gradients, "activations": held, "logits": logits, "norms by term": norms},
@@ -92,7 +93,9 @@ def of_training(
         if sampler != "vllm":
             del inside["sampler weights"]  # it samples from the very module being trained
         phases = {"sampling": inside, **phases}
-    host = PROCESS + size * count + ((master + 4 + size) * share if offload else 0)  # loading, and later a sleeping sampler
+    host = (
+        PROCESS + size * count * (1 + reference) + ((master + 4 + size) * share if offload else 0)
+    )  # loading, and later a sleeping sampler
     return Memory(_whole(always), {phase: _whole(parts) for phase, parts in phases.items()}, round(host))
 
 
