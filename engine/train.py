@@ -49,6 +49,8 @@ class Trainer:
         self.needs = tuple(getattr(method, "needs", ()))
         if unknown := set(self.needs) - set(NEEDS):
             raise ValueError(f"method needs {sorted(unknown)}; the engine can provide: {', '.join(NEEDS)}")
+        if len(scopes := [need for need in self.needs if need in SCOPED]) > 1:
+            raise ValueError(f"method needs {scopes}; entropies have ranks of one scope, keep one of them")
         self.step = 0
         self.scope = next((SCOPED[need] for need in self.needs if need in SCOPED), None)
         self.reference = None

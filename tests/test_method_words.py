@@ -289,6 +289,12 @@ def test_what_the_engine_cannot_provide_is_named() -> None:
     with pytest.raises(ValueError, match=r"needs \['logits'\]; the engine can provide: entropy, reference_logp, entropy_rank"):
         Trainer(small_model(), Wanting(), SETTINGS, pad=0)
 
+    class Twice(Uncertain):
+        needs = ("entropy_rank:step", "entropy_rank:trajectory")
+
+    with pytest.raises(ValueError, match="entropies have ranks of one scope, keep one of them"):
+        Trainer(small_model(), Twice(), SETTINGS, pad=0)
+
 
 def test_terms_may_use_what_is_read_before_anything_is_known() -> None:
     """Counting asks for a method's terms before any forward pass."""
