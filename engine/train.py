@@ -210,7 +210,7 @@ class Trainer:
         found = {}
         for batch, index in self._share([(batch, i) for i, batch in enumerate(batches)]):
             with torch.no_grad():
-                scored = self._scored(self.engine, batch.input_ids, batch.lengths, entropy=True)
+                scored = self._scored(self.engine, batch.input_ids, batch.lengths, entropies=True)
             assert scored.entropy is not None
             found[index] = scored.entropy.cpu()
         found = ranks().gather(found)
@@ -225,10 +225,12 @@ class Trainer:
         moved = {name: v.to(self.engine.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
         return replace(batch.tokens, **(moved | vars(found)))
 
-    def _scored(self, model: Any, input_ids: Tensor, lengths: Tensor, entropy: bool = False) -> forward.Scored:
+    def _scored(self, model: Any, input_ids: Tensor, lengths: Tensor, entropies: bool = False) -> forward.Scored:
+        """What the method needs under `model`; or `entropies` alone, without the reference and what is read."""
         chosen, device = self.settings, self.engine.device
-        wanted = entropy or "entropy" in self.needs
+        wanted = entropies or "entropy" in self.needs
         beside = self.reference.model if self.reference else None, getattr(self.method, "read", None)
+        beside = (None, None) if entropies else beside
         return forward.score(
             model, input_ids.to(device), lengths.to(device), chosen.temperature, wanted, chosen.packed, *beside
         )

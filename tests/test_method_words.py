@@ -57,6 +57,29 @@ def test_ranks_count_the_higher_entropies_of_their_scope() -> None:
     assert none.tolist() == [[0, 0]]
 
 
+class Uncertain:
+    """Weighs the uncertain tokens of demonstrations."""
+
+    needs: tuple[str, ...] = ("entropy_rank:step", "reference_logp")
+    reduce = mean_over_tokens
+
+    def loss(self, t: Any) -> torch.Tensor:
+        return -t.logp * t.entropy_rank
+
+
+def test_an_update_without_trajectories_has_no_ranks() -> None:
+    found = Trainer(small_model(), Uncertain(), SETTINGS, pad=0).update([])
+    assert found["trained_tokens"] == {"own": 0, "expert": 0} and found["grad_norm"] == 0
+
+
+def test_the_pass_for_ranks_asks_neither_the_reference_nor_the_method() -> None:
+    trainer, passes = Trainer(small_model(), Uncertain(), SETTINGS, pad=0), []
+    assert trainer.reference
+    trainer.reference.model.register_forward_hook(lambda *_: passes.append(1))
+    trainer.update(trajectories())
+    assert len(passes) == len(trainer._cut(trajectories()))
+
+
 def test_distributions_are_read_padded_as_packed_with_the_reference_beside() -> None:
     batch = collate(trajectories()[:3], 0)
     real = torch.arange(batch.input_ids.shape[1])[None] < batch.lengths[:, None]
