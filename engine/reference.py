@@ -38,4 +38,6 @@ class Reference:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         if self.every is not None:
-            self.model.load_state_dict(torch.load(folder / FILE, weights_only=True))
+            # By way of the host: the first rank's GPU, which wrote them, has no room for a copy from every rank.
+            saved = torch.load(folder / FILE, weights_only=True, map_location="cpu", mmap=True)
+            self.model.load_state_dict(saved)

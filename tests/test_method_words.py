@@ -3,6 +3,7 @@ stream, further problems, a selection, and optimizer states of their own."""
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from engine import forward, ranking
 from engine.explain import Scripted
 from engine.explore import Limits, context
 from engine.reduce import mean_over_tokens
+from engine.reference import Reference
 from engine.supply import MOST, Supply, explored, selected
 from engine.tokens import collate
 from engine.train import Trainer
@@ -131,6 +133,19 @@ def test_the_reference_is_the_start_or_what_the_policy_was_some_updates_ago(zero
     assert trainer.passes == 1
     assert [abs(d) < 1e-6 for d in distances[2]] == [True, False, True, False, True]
     assert distances[2][1] == pytest.approx(distances[None][1], rel=1e-4)
+
+
+def test_a_saved_reference_comes_back_by_way_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file says which GPU wrote it, the first rank's; every rank reads it."""
+    reference, asked, read = Reference(small_model(), 2), [], torch.load
+    with torch.no_grad():
+        reference.model.lm_head.weight.mul_(3)
+    Trainer(small_model(), Away(), SETTINGS, pad=0)  # a process group
+    reference.save(tmp_path)
+    other = Reference(small_model(), 2)
+    monkeypatch.setattr(torch, "load", lambda *a, **chosen: asked.append(chosen["map_location"]) or read(*a, **chosen))
+    other.load(tmp_path)
+    assert asked == ["cpu"] and torch.equal(other.model.lm_head.weight, reference.model.lm_head.weight)
 
 
 class Kinds:
