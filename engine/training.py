@@ -105,7 +105,7 @@ class Training:
             self.reward = Reward(grader, self.tokenizer, self.template, self.trainer.settings.reward_noise, seed)
             if hasattr(self.method, "keep"):
                 with self.timed("explore"):
-                    self.selection = self.select()
+                    self.selection = self.select(len(rows))
             for step in bar:
                 limits = self.limits(rows)
                 if limits.spent >= 1:
@@ -177,12 +177,20 @@ class Training:
         """Forward and backward passes: what they hold at a time is a setting."""
         return memory.bounded("train.micro_batch_tokens", self.shared["micro_batch_tokens"])
 
-    def select(self) -> dict[str, Any]:
-        """Have the method choose the problems it trains on, once; what a stage that was killed had chosen is taken up again."""
+    def select(self, made: int) -> dict[str, Any]:
+        """Have the method choose the problems it trains on, once; what a stage that was killed had chosen is taken up again.
+
+        Raises ValueError if that is gone and the policy is no longer the one to choose with: it has `made` updates.
+        """
         path, updates = self.out / supply.SELECTION, self.shared["updates"]
         identity = record.digest(self.parts)
         found = record.read_json(path) if path.exists() else {}
         if found.get("identity") != identity:
+            if made:
+                raise ValueError(
+                    f"{path} is missing or another stage's, and after {made} updates the policy would choose other problems; "
+                    f"restore it, or delete {self.out / 'state'} to start over"
+                )
             self.trainer.model.eval()
             at = (updates, self.sampler.sync, self.ranks, self.limits([]))
             found = {"identity": identity, **supply.selected(self.method, self.supply, self.sampler, self.reward, *at)}

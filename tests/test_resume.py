@@ -269,3 +269,22 @@ def test_a_checkpoint_holds_what_every_rank_wrote(tmp_path: Path) -> None:
 
     checkpoint.save(Shards(), tmp_path, 6, {}, {}, Ranks(0, 2, gather))
     assert record.read_json(tmp_path / "step-000006" / "about.json")["files"].keys() == {"rank0", "rank1"}
+
+
+def test_a_choice_of_problems_is_not_made_again_by_a_later_policy(spec: dict, tmp_path: Path, monkeypatch) -> None:
+    from engine.stage import identity
+    from engine.training import Training
+
+    def stopped(self: Training, step: int) -> dict:
+        if step == 2:
+            raise SystemExit
+        return made(self, step)
+
+    spec, out, made = {**spec, "method": {**spec["method"], "name": "rif_rft"}}, tmp_path / "out", Training.step
+    monkeypatch.setattr(Training, "step", stopped)
+    with pytest.raises(SystemExit):
+        Training(spec, out, identity(spec)).run()
+    assert (out / "state" / "step-000002").exists()
+    (out / "selection.json").unlink()
+    with pytest.raises(ValueError, match=r"selection.json is missing or another stage's, and after 2 updates the policy would"):
+        Training(spec, out, identity(spec)).run()
