@@ -134,7 +134,7 @@ class Trainer:
         if summed(seen) != expected:
             raise ValueError(
                 f"the method's loss masks changed with the policy: counted {expected} before the update and {seen} during it; "
-                "a term's mask may only use expert, trained, response, advantage and old_logp"
+                "a term's mask may only use expert, trained, response, replay, advantage, old_logp and entropy_rank"
             )
         if not all(map(math.isfinite, [*losses.values(), norm])):
             raise FloatingPointError(
