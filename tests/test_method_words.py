@@ -282,6 +282,20 @@ def test_further_problems_are_explored_until_the_method_has_enough() -> None:
     assert len({draw for *_, draw in method.seen}) == 8  # also of a problem that is drawn twice
 
 
+def test_problems_explored_again_in_an_update_are_sampled_anew_and_nothing_is_prepared_twice() -> None:
+    """Twelve explorations of five problems: repetitions within and across the batches of one update."""
+    method, sampler, calls = Filling(), Scripted(lambda i: False), []
+    explored(method, Supply(PROBLEMS[:5], 3, 4), sampler, reward, 0, 1, {}, prepare=lambda: calls.append(1))
+    assert len(method.seen) == 12 and len({problem for problem, *_ in method.seen}) == 5
+    assert len({draw for *_, draw in method.seen}) == 12 == len({request.seeds for request in sampler.asked})
+    assert calls == [1]
+
+
+def test_no_update_explores_what_another_may_want_further() -> None:
+    supply = Supply(PROBLEMS, run=3, size=4)
+    assert supply.further(0, 4 * MOST, 6) == supply.further(1, 0, 6)
+
+
 def test_a_budget_ends_it_and_a_method_that_never_has_enough_is_stopped() -> None:
     hopeless = Scripted(lambda i: False)
     method = Filling()
