@@ -255,6 +255,24 @@ def test_selection_asks_once_of_every_problem_the_run_would_see() -> None:
     assert found["kept"] == [i for i in pool if int(i[1:]) % 2 == 0] and 0 < len(found["kept"]) < 8
 
 
+def test_a_selection_is_not_made_with_the_rollouts_of_the_first_update() -> None:
+    supply, chosen, trained = Supply(PROBLEMS, 3, 4), Scripted(lambda i: True), Scripted(lambda i: True)
+    selected(Even(), supply, chosen, reward, updates=1)
+    explored(Filling(batches=1), supply, trained, reward, 0, 1, {})
+    both = [{(r.problem.id, seed) for r in one.asked for seed in r.seeds} for one in (chosen, trained)]
+    assert {i for i, _ in both[0]} == {i for i, _ in both[1]} and not both[0] & both[1]
+
+
+def test_what_a_method_draws_is_explored_instead() -> None:
+    class Drawing(Filling):
+        def draw(self, problems: list[Problem], context: Any) -> list[Problem]:
+            return [*problems[2:], PROBLEMS[0]]
+
+    method, supply = Drawing(batches=0), Supply(PROBLEMS, 3, 4)
+    explored(method, supply, Scripted(lambda i: True), reward, 0, 1, {})
+    assert [problem for problem, *_ in method.seen] == [*(p.id for p in supply.batch(0)[2:]), "p0"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Filling:
     """Keeps problems on which its one rollout is right, and wants others for those it drops, at most `batches` of them."""
