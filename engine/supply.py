@@ -117,7 +117,7 @@ def explored(
             prepare()
 
     batch, second = supply.batch(step), supply.second(step)
-    here = explore.context(step, total, supply.run, "", memory, 0, limits)
+    here = explore.context(step, total, supply.run, "", memory, 1, limits)  # 0: that of `update`
     if hasattr(method, "draw"):
         batch = method.draw(batch, here)
     at = (step, total, supply.run, memory, once, ranks, limits)

@@ -266,11 +266,14 @@ def test_a_selection_is_not_made_with_the_rollouts_of_the_first_update() -> None
 def test_what_a_method_draws_is_explored_instead() -> None:
     class Drawing(Filling):
         def draw(self, problems: list[Problem], context: Any) -> list[Problem]:
+            draws.append(context.rng.random())
             return [*problems[2:], PROBLEMS[0]]
 
+    draws: list[float] = []
     method, supply = Drawing(batches=0), Supply(PROBLEMS, 3, 4)
     explored(method, supply, Scripted(lambda i: True), reward, 0, 1, {})
     assert [problem for problem, *_ in method.seen] == [*(p.id for p in supply.batch(0)[2:]), "p0"]
+    assert draws != [context(0, 1, 3, "", {}).rng.random()]  # what its `update` would draw
 
 
 @dataclasses.dataclass(frozen=True)
