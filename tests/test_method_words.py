@@ -381,3 +381,18 @@ def test_terms_may_use_what_is_read_before_anything_is_known() -> None:
 
     found = Trainer(small_model(), Reads(), SETTINGS, pad=0).update(trajectories())
     assert found["grad_norm"] > 0
+
+
+def test_what_is_read_and_detached_is_a_weight_and_a_replayed_rollout_does_not_drift() -> None:
+    class Weighed(Away):
+        def read(self, d: Any) -> dict[str, torch.Tensor]:
+            return {"weight": d.logp.detach().exp().amax(-1)}
+
+        def loss(self, t: Any) -> torch.Tensor:
+            return -t.read["weight"] * t.logp
+
+    settings = dataclasses.replace(SETTINGS, term_norms_every=1)
+    again = Trajectory(PROBLEMS[0], (replay((31, 32), (-0.5, -0.25), 2.0),))
+    found = Trainer(small_model(), Weighed(), settings, pad=0).update([again, *kind("imitate")])
+    assert found["logp_drift"] is None
+    assert min(found["grad_norm_by_term"].values()) > 0
