@@ -95,7 +95,7 @@ No scores of this checkpoint lie beside it.
 |---|---|---|
 {{ costs }}
 
-FLOPs are counted as 2N per sampled and 6N per trained token.
+FLOPs are counted as 2N per sampled and 6N per trained token, and 2N for each further pass over it.
 
 ## Provenance
 

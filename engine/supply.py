@@ -55,7 +55,8 @@ class Supply:
             )
 
     def _drawn(self, axis: str, start: int, count: int) -> list[Problem]:
-        return [self.problems[i] for i in seeds.problem_order(self.run, len(self.problems), start, count, axis)]
+        among = self.problems if self.kept is None or axis == "order" else self.kept
+        return [among[i] for i in seeds.problem_order(self.run, len(among), start, count, axis)]
 
 
 class Keeping:

@@ -235,6 +235,9 @@ def test_what_is_kept_is_trained_on_in_the_runs_order_and_again_from_the_start()
     expected = [order[1], order[3], order[6]]
     assert [p.id for p in supply.batch(0)] == [*expected, expected[0]]
     assert [p.id for p in supply.batch(1)] == [*expected[1:], *expected[:2]]
+    other = Supply(PROBLEMS, 3, 4, second=1.0)
+    other.keep(kept)
+    assert {p.id for p in other.second(0)} <= {*kept} >= {p.id for p in other.further(0, 4, 6)}  # nor from elsewhere
     with pytest.raises(ValueError, match="kept none of the problems"):
         Supply(PROBLEMS, 3, 4).keep([])
 

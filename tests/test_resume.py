@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine import checkpoint, record
-from engine.explore import Ranks
+from engine.explore import Limits, Ranks
 from tests.conftest import METHODS, TRAIN
 
 KILLS = 20
@@ -275,10 +275,10 @@ def test_a_choice_of_problems_is_not_made_again_by_a_later_policy(spec: dict, tm
     from engine.stage import identity
     from engine.training import Training
 
-    def stopped(self: Training, step: int) -> dict:
+    def stopped(self: Training, step: int, limits: Limits) -> dict:
         if step == 2:
             raise SystemExit
-        return made(self, step)
+        return made(self, step, limits)
 
     spec, out, made = {**spec, "method": {**spec["method"], "name": "rif_rft"}}, tmp_path / "out", Training.step
     monkeypatch.setattr(Training, "step", stopped)
