@@ -191,8 +191,9 @@ class Context:
 
     @property
     def progress(self) -> float:
-        """Share of the stage already made, in [0, 1): of its updates, or of the tokens it may sample if that is more."""
-        return max(self.step / self.total_steps, self.spent)
+        """Share of the stage already made, in [0, 1): of its updates, or of the tokens it may sample if that is more; 0 in
+        `keep`, which is asked before the first update."""
+        return max(0.0, self.step / self.total_steps, self.spent)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ Where the paper is silent or says two things, and what is done here
                that is always solved would keep a step of hint for good
   remembered   the rate used last or the one the last round predicts? | the latter, to three digits; read at the next visit
   fit          no start, no bounds | from b 0, k 10, mu -.5 within [0, 1], [.01, 100], [-2, 1]. Three or fewer points determine
-               no curve of three parameters, so the start decides among those that fit
+               no curve of three parameters, so the start decides among those that fit, and more right rollouts need not
+               mean a shorter hint
   f > .5       everywhere if b >= .5 | rate 0
   round        half a step | is shown
   hint         printed with the probability, not its logarithm | log p; mean over tokens, as no denominator is said

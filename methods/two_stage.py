@@ -2,7 +2,7 @@
 
 Paper        arXiv:2507.08267: SFT for as many as 10 epochs, then GRPO mainly for the length of solutions
 Code         analokmaus/kaggle-aimo2-fast-math-r1@09bf8ff6, known here by a reader's notes
-Stages       `sft` is trained as the method sft is, for three times its updates: 10 epochs where the corrected baseline
+Stages       `sft` is trained as the method sft is, for three times its updates: about 10 epochs where the corrected baseline
              (arXiv:2604.23747) has 3; `two_stage` starts from it
 Sampling     one group of 8 rollouts per problem
 Reward       the sum of two. Accuracy scaled by a cosine of length / response limit: right falls from 1 to .1 as it gets longer,

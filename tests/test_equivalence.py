@@ -24,7 +24,7 @@ from tests.test_train import SETTINGS, plain_gradient, small_model, trajectories
 TOLERANCE = 1e-5
 CASES = ("sft", "grpo", "luffy-as_paper", "trapo", "trapo-as_released", "streams", "asking")
 ENGINES = [(zero, offload) for zero in (0, 1, 2, 3) for offload in (False, True) if zero or not offload]
-LAYOUTS = {1: {"1x8": 8, "1x1": 1}, 2: {"2x4": 8, "2x2": 4}}  # ranks -> name -> micro-batches of all ranks together
+LAYOUTS = {1: {"1x8": 8, "1x1": 1}, 2: {"2x4": 8, "2+1": 3}}  # ranks -> name -> micro-batches of all ranks together
 
 
 class Streams:
@@ -116,7 +116,7 @@ def test_one_rank_eight_micro_batches_or_one() -> None:
     assert_all_agree(differences(1), 1)
 
 
-def test_two_ranks_four_micro_batches_or_two_each(tmp_path: Path) -> None:
+def test_two_ranks_four_micro_batches_each_or_two_and_one(tmp_path: Path) -> None:
     script = f"""
 import json
 from engine.distributed import start_distributed

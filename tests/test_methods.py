@@ -168,3 +168,8 @@ REFUSED = [
 def test_what_would_fail_or_do_nothing_in_the_midst_of_a_run_is_refused_before_it(name: str, settings: dict) -> None:
     with pytest.raises(ValueError, match=rf"\b{next(iter(settings))} "):
         methods.build(name, settings, METHODS)
+
+
+def test_the_readme_names_every_method() -> None:
+    listed = (ROOT / "README.md").read_text().partition("methods/ ")[2].partition("\nengine/")[0]
+    assert [name for name in methods.names(METHODS) if f" {name}.py" not in listed] == []
