@@ -1,4 +1,4 @@
-"""What the repository's own method files keep besides the contract: settings that make no sense are refused, README lists all."""
+"""What the repository's own method files keep besides the contract: bad settings are refused, and README lists all of them."""
 
 import pytest
 
