@@ -413,6 +413,15 @@ def test_a_plan_that_fits_says_what_it_costs() -> None:
     assert "Window of" not in text and "LUFFY, GPU-hours" in text and "Detectable paired difference" in text
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_is_shipped_fits_the_machine_it_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = yaml.safe_load(path.read_text())
+    if "hardware" not in given:
+        pytest.skip("names no machine")
+    monkeypatch.chdir(ROOT)
+    assert full(checked(given))[1] == []
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
