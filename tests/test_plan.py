@@ -243,6 +243,7 @@ def test_a_stage_may_be_another_runs_for_longer_or_shorter(times: float, updates
     reinforcing = spec(made, "long")
     assert reinforcing["parent"] == "results/miniature/long/seed0/sft" and reinforcing["method"]["settings"]["group"] == 4
     assert (reinforcing["train"]["learning_rate"], reinforcing["train"]["updates"]) == (0.5, 40)
+    assert f"sft for {times:g} times its updates" in made.notes()["runs"]["long"]
     folders = made.stage_folders(made.runs, [0], trained=True)
     assert folders == ["results/miniature/long/seed0/sft", "results/miniature/long/seed0/grpo"]
 

@@ -161,6 +161,7 @@ class Plan(Runs):
         bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
         settings = [f"{key} {value}" for key, value in self.overrides(run).items()]
         settings += [f"weights of {self.model(run.checkpoint)['name']}"] if run.checkpoint else []
+        settings += [f"{s.name} for {s.times:g} times its updates" for s in self.stages(run) if s.times != 1]
         cut = ["responses end where its window does"] if self.evaluation.of(run.clean)["within_window"] else []
         return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
