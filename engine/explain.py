@@ -18,8 +18,6 @@ POLICIES: dict[str, Callable[[int], bool]] = {
     "a policy that is right every third time": lambda i: i % 3 == 2,
 }
 
-SECOND = "a problem of the second stream"
-
 
 class Scripted:
     """A sampler whose rollouts are right or wrong by script: `verdict(i)` for the i-th rollout of a problem. It keeps a record
@@ -51,6 +49,11 @@ class Scripted:
         return finished
 
 
+def scripted(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
+    """The rewards that a `Scripted` sampler has given already."""
+    return [rollout.reward for _, rollout in pairs]
+
+
 def example() -> Problem:
     """The problem of every explanation."""
     body = tuple(20 if i % 10 == 9 else 30 + i for i in range(LENGTH - 1))
@@ -61,11 +64,7 @@ def example() -> Problem:
 def converse(method: Any, verdict: Callable[[int], bool], second: bool = False) -> tuple[Scripted, list[Trajectory]]:
     """One exploration of the example problem, perhaps as one of the second stream, with a scripted policy."""
     sampler = Scripted(verdict)
-
-    def reward(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
-        return [rollout.reward for _, rollout in pairs]
-
-    found = explore(method, [example()], sampler, reward, 0, 1, 0, {}, limits=Limits(LENGTH, 1), second=int(second))
+    found = explore(method, [example()], sampler, scripted, 0, 1, 0, {}, limits=Limits(LENGTH, 1), second=int(second))
     return sampler, found.trajectories
 
 
@@ -83,10 +82,11 @@ def explain(name: str, preset: str, folder: Path) -> str:
         "",
         f"Conversations ({preset}), one problem with two demonstrations of {LENGTH} tokens",
     ]
-    streams = {title: (verdict, False) for title, verdict in POLICIES.items()}
+    talks = [(title, verdict, False) for title, verdict in POLICIES.items()]
     if getattr(method, "second", 0):
-        streams |= {f"{title}, {SECOND}": (verdict, True) for title, verdict in [*POLICIES.items()][-1:]}
-    for title, (verdict, second) in streams.items():
+        mixed, verdict, _ = talks[-1]
+        talks.append((f"{mixed}, a problem of the second stream", verdict, True))
+    for title, verdict, second in talks:
         sampler, trajectories = converse(method, verdict, second)
         parts += ["", f"  {title}"]
         parts += [f"    asks   {_request(r, a)}" for r, a in zip(sampler.asked, sampler.answers, strict=True)] or [

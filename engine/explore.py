@@ -93,7 +93,7 @@ def context(
     return Context(step, total, rng, memory, **vars(limits))
 
 
-def named(method: Any) -> str:
+def name_of(method: Any) -> str:
     """The name of a method, for errors."""
     return type(method).__module__.removeprefix("assay_method_")
 
@@ -122,7 +122,7 @@ def explore(
     more than MAX_ROLLOUTS rollouts or MAX_REQUESTS requests, or returns something that is not a list of trajectories; or, with
     several ranks, when one writes into the method's memory.
     """
-    name = named(method)
+    name = name_of(method)
     ids = [problem.id for problem in (*earlier, *problems)]
     # A problem may be drawn twice: where two epochs meet, by both streams, or once more.
     occurrence = [ids[:i].count(ids[i]) for i in range(len(earlier), len(ids))]

@@ -15,8 +15,8 @@ from engine.settings import Settings
 from engine.tokens import Tokens, collate, length
 from engine.words import Problem, Rollout, Term, Trajectory, expert, own, replay
 
-# Relative difference allowed in gradient norm and in the step. Adam divides rounding noise by tiny gradients.
 REPLAYED = 6  # which of the made-up trajectories was sampled at an earlier update
+# Relative difference allowed in gradient norm and in the step. Adam divides rounding noise by tiny gradients.
 LAYOUT = {"float32": (1e-4, 1e-3), "bfloat16": (0.01, 0.1)}
 
 

@@ -21,7 +21,8 @@ class Supply:
     """The problems of a stage. `size` of them make an update, and `second` times as many come from the second stream."""
 
     def __init__(self, problems: Sequence[Problem], run: int, size: int, second: float = 0.0) -> None:
-        self.problems, self.run, self.size, self.seconds = problems, run, size, round(size * second)
+        self.problems, self.run = problems, run
+        self.size, self.second_size = size, round(size * second)
         self.kept: list[Problem] | None = None
 
     def batch(self, step: int) -> list[Problem]:
@@ -32,7 +33,7 @@ class Supply:
 
     def second(self, step: int) -> list[Problem]:
         """The problems of the second stream of update `step`."""
-        return self._drawn("second", step * self.seconds, self.seconds)
+        return self._drawn("second", step * self.second_size, self.second_size)
 
     def further(self, step: int, explored: int, count: int) -> list[Problem]:
         """`count` more problems for update `step`, of which `explored` were explored."""
@@ -132,8 +133,8 @@ def explored(
             return found
         if len(seen) + count > MOST * supply.size:
             raise ValueError(
-                f"method {explore.named(method)!r} wants {count} problems more than {len(seen)} in update {step}; the limit is "
-                f"{MOST} times prompts_per_update: does its wanting() ever return 0?"
+                f"method {explore.name_of(method)!r} wants {count} problems more than {len(seen)} in update {step}; the limit "
+                f"is {MOST} times prompts_per_update: does its wanting() ever return 0?"
             )
         more = supply.further(step, len(seen), count)
         found += explore.explore(method, more, sampler, reward, *at, earlier=seen)

@@ -229,8 +229,7 @@ class Trainer:
         """What the method needs under `model`; or `entropies` alone, without the reference and what is read."""
         chosen, device = self.settings, self.engine.device
         wanted = entropies or "entropy" in self.needs
-        beside = self.reference.model if self.reference else None, getattr(self.method, "read", None)
-        beside = (None, None) if entropies else beside
+        beside = () if entropies else (self.reference and self.reference.model, getattr(self.method, "read", None))
         return forward.score(
             model, input_ids.to(device), lengths.to(device), chosen.temperature, wanted, chosen.packed, *beside
         )

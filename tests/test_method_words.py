@@ -1,5 +1,5 @@
-"""What methods may ask of the engine: steps of a demonstration, ranks of entropies, whole distributions, a reference, a second
-stream, further problems, a selection, and optimizer states of their own."""
+"""What methods may ask of the engine: steps of a demonstration, ranks of entropies, whole distributions, a reference, and
+optimizer states of their own. Which problems are explored: tests/test_supply.py."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,21 +10,12 @@ import pytest
 import torch
 
 from engine import forward, ranking
-from engine.explain import Scripted
-from engine.explore import Limits, context
 from engine.reduce import mean_over_tokens
 from engine.reference import Reference
-from engine.supply import MOST, Supply, explored, selected
 from engine.tokens import collate
 from engine.train import Trainer
-from engine.words import Problem, Rollout, Sample, Term, Trajectory, expert, own, replay
+from engine.words import Problem, Rollout, Term, Trajectory, expert, own, replay
 from tests.test_train import SETTINGS, small_model, trajectories, weights
-
-PROBLEMS = [Problem(f"p{i}", (11, i), str(i), ((20 + i, 21 + i, 2),)) for i in range(12)]
-
-
-def reward(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
-    return [rollout.reward for _, rollout in pairs]
 
 
 def test_steps_are_paragraphs_joined_evenly_or_equal_stretches(problem: Problem) -> None:
@@ -213,136 +204,6 @@ def test_an_optimizer_state_that_was_not_declared_is_named() -> None:
         trainer.update(kind("imitate"))
 
 
-def test_problems_of_the_streams_come_in_orders_of_their_own() -> None:
-    supply = Supply(PROBLEMS, run=3, size=4, second=0.5)
-    ids = [problem.id for step in range(3) for problem in supply.batch(step)]
-    assert sorted(ids) == sorted(p.id for p in PROBLEMS) != ids  # one epoch, shuffled
-    assert [p.id for p in Supply(PROBLEMS, 3, 4).batch(1)] == ids[4:8]  # whatever else a method asks for
-    second = [p.id for step in range(6) for p in supply.second(step)]
-    assert sorted(second) == sorted(ids) and second != ids
-    assert not Supply(PROBLEMS, 3, 4).second(0)
-    further = [p.id for p in supply.further(0, 4, 6)]
-    assert [p.id for p in supply.further(0, 6, 4)] == further[2:] and further != ids[4:10]
-    assert [p.id for p in supply.further(1, 4, 6)] != further
-
-
-def test_what_is_kept_is_trained_on_in_the_runs_order_and_again_from_the_start() -> None:
-    supply = Supply(PROBLEMS, run=3, size=4)
-    order = [p.id for step in range(3) for p in supply.batch(step)]
-    assert [p.id for p in supply.pool(2)] == order[:8]
-    kept = [order[6], order[1], order[3]]
-    supply.keep(kept)
-    expected = [order[1], order[3], order[6]]
-    assert [p.id for p in supply.batch(0)] == [*expected, expected[0]]
-    assert [p.id for p in supply.batch(1)] == [*expected[1:], *expected[:2]]
-    other = Supply(PROBLEMS, 3, 4, second=1.0)
-    other.keep(kept)
-    assert {p.id for p in other.second(0)} <= {*kept} >= {p.id for p in other.further(0, 4, 6)}  # nor from elsewhere
-    with pytest.raises(ValueError, match="kept none of the problems"):
-        Supply(PROBLEMS, 3, 4).keep([])
-
-
-class Even:
-    """Keeps problems with an even number after sampling each twice."""
-
-    def keep(self, problem: Problem, context: Any):
-        rollouts = yield Sample(2)
-        return len(rollouts) == 2 and int(problem.answer) % 2 == 0
-
-
-def test_selection_asks_once_of_every_problem_the_run_would_see() -> None:
-    supply = Supply(PROBLEMS, 3, 4)
-    found = selected(Even(), supply, Scripted(lambda i: True), reward, updates=2)
-    pool = [p.id for p in supply.pool(2)]
-    assert found["of"] == 8 and found["graded_rollouts"] == 16 and found["sampled_tokens"] == 48 and found["rounds"] == 1
-    assert found["kept"] == [i for i in pool if int(i[1:]) % 2 == 0] and 0 < len(found["kept"]) < 8
-
-
-def test_a_selection_is_not_made_with_the_rollouts_of_the_first_update() -> None:
-    supply, chosen, trained = Supply(PROBLEMS, 3, 4), Scripted(lambda i: True), Scripted(lambda i: True)
-    selected(Even(), supply, chosen, reward, updates=1)
-    explored(Filling(batches=1), supply, trained, reward, 0, 1, {})
-    both = [{(r.problem.id, seed) for r in one.asked for seed in r.seeds} for one in (chosen, trained)]
-    assert {i for i, _ in both[0]} == {i for i, _ in both[1]} and not both[0] & both[1]
-
-
-def test_what_a_method_draws_is_explored_instead() -> None:
-    class Drawing(Filling):
-        def draw(self, problems: list[Problem], context: Any) -> list[Problem]:
-            draws.append(context.rng.random())
-            return [*problems[2:], PROBLEMS[0]]
-
-    draws: list[float] = []
-    method, supply = Drawing(batches=0), Supply(PROBLEMS, 3, 4)
-    explored(method, supply, Scripted(lambda i: True), reward, 0, 1, {})
-    assert [problem for problem, *_ in method.seen] == [*(p.id for p in supply.batch(0)[2:]), "p0"]
-    assert draws != [context(0, 1, 3, "", {}).rng.random()]  # what its `update` would draw
-
-
-@dataclasses.dataclass(frozen=True)
-class Filling:
-    """Keeps problems on which its one rollout is right, and wants others for those it drops, at most `batches` of them."""
-
-    batches: int = 3
-    second: float = 0.0
-    seen: list = dataclasses.field(default_factory=list)
-
-    def explore(self, problem: Problem, context: Any):
-        self.seen.append((problem.id, context.second, context.rng.random()))
-        (rollout,) = yield Sample(1)
-        return [Trajectory(problem, (own(rollout, 1.0),), note=rollout.reward)] if rollout.reward else []
-
-    def wanting(self, found: list[Trajectory], context: Any) -> int:
-        return 4 - len(found) if context.explored < 4 * self.batches else 0
-
-
-def test_further_problems_are_explored_until_the_method_has_enough() -> None:
-    method, supply = Filling(), Supply(PROBLEMS, 3, 4)
-    found = explored(method, supply, Scripted(lambda i: i % 2 == 1), reward, 0, 1, {})
-    assert [t.note for t in found.trajectories] == [1.0] * 4
-    ids = [p.id for p in supply.batch(0)] + [p.id for p in supply.further(0, 4, len(method.seen) - 4)]
-    assert [seen[0] for seen in method.seen] == ids and len(ids) == 8 == len(found.rollouts)
-    assert found.sampled_tokens == 3 * 8 and found.rounds == 4  # 4 problems, 2 more, 1 more, 1 more
-    assert len({draw for *_, draw in method.seen}) == 8  # also of a problem that is drawn twice
-
-
-def test_problems_explored_again_in_an_update_are_sampled_anew_and_nothing_is_prepared_twice() -> None:
-    """Twelve explorations of five problems: repetitions within and across the batches of one update."""
-    method, sampler, calls = Filling(), Scripted(lambda i: False), []
-    explored(method, Supply(PROBLEMS[:5], 3, 4), sampler, reward, 0, 1, {}, prepare=lambda: calls.append(1))
-    assert len(method.seen) == 12 and len({problem for problem, *_ in method.seen}) == 5
-    assert len({draw for *_, draw in method.seen}) == 12 == len({request.seeds for request in sampler.asked})
-    assert calls == [1]
-
-
-def test_no_update_explores_what_another_may_want_further() -> None:
-    supply = Supply(PROBLEMS, run=3, size=4)
-    assert supply.further(0, 4 * MOST, 6) == supply.further(1, 0, 6)
-
-
-def test_a_budget_ends_it_and_a_method_that_never_has_enough_is_stopped() -> None:
-    hopeless = Scripted(lambda i: False)
-    method = Filling()
-    assert not explored(method, Supply(PROBLEMS, 3, 4), hopeless, reward, 0, 1, {}).trajectories
-    assert len(method.seen) == 12
-    with pytest.raises(ValueError, match=r"wants 4 problems more than .* does its wanting\(\) ever return 0"):
-        explored(Filling(batches=MOST + 1), Supply(PROBLEMS, 3, 4), hopeless, reward, 0, 1, {})
-
-
-def test_the_second_stream_is_explored_with_the_first_and_says_so() -> None:
-    method, supply = Filling(second=0.5), Supply(PROBLEMS, 3, 4, second=0.5)
-    calls: list[int] = []
-    explored(method, supply, Scripted(lambda i: True), reward, 0, 1, {}, prepare=lambda: calls.append(1))
-    assert [(i, second) for i, second, _ in method.seen] == [
-        *((p.id, False) for p in supply.batch(0)),
-        *((p.id, True) for p in supply.second(0)),
-    ]
-    assert calls == [1]
-    here = context(1, 4, 0, "", {}, limits=Limits(7, 3, spent=0.5))
-    assert (here.response_tokens, here.problems, here.progress) == (7, 3, 0.5) and not here.second and here.explored == 0
-    assert context(3, 4, 0, "", {}, limits=Limits(spent=0.5)).progress == 0.75
-
-
 @pytest.mark.parametrize("scope", ["trajectory", "step"])
 def test_an_update_without_anything_to_rank_leaves_the_weights_alone(scope: str) -> None:
     class Ranking(Away):
@@ -395,7 +256,7 @@ def test_what_is_read_and_detached_is_a_weight_and_a_replayed_rollout_does_not_d
             return -t.read["weight"] * t.logp
 
     settings = dataclasses.replace(SETTINGS, term_norms_every=1)
-    again = Trajectory(PROBLEMS[0], (replay((31, 32), (-0.5, -0.25), 2.0),))
+    again = Trajectory(Problem("p", (11, 12), ""), (replay((31, 32), (-0.5, -0.25), 2.0),))
     found = Trainer(small_model(), Weighed(), settings, pad=0).update([again, *kind("imitate")])
     assert found["logp_drift"] is None
     assert min(found["grad_norm_by_term"].values()) > 0

@@ -30,7 +30,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from engine.explain import LENGTH, POLICIES, Scripted, example
+from engine.explain import LENGTH, POLICIES, Scripted, example, scripted
 from engine.explore import Limits, context
 from engine.supply import Supply, explored, selected
 from workflow.hardware import GPUS, RESPONSE_TOKENS, Gpu, Hardware
@@ -70,11 +70,11 @@ def habits(method: Any) -> Habits:
     problems = [replace(example(), id=f"example-{i}") for i in range(STEPS * PROBLEMS)]
     limits = Limits(LENGTH, PROBLEMS)
     supply = Supply(problems, 0, PROBLEMS, getattr(method, "second", 0.0))
-    chosen = selected(method, supply, Scripted(POLICY), _reward, STEPS) if hasattr(method, "keep") else {}
+    chosen = selected(method, supply, Scripted(POLICY), scripted, STEPS) if hasattr(method, "keep") else {}
     if chosen:
         supply.keep(chosen["kept"])
     for step in range(STEPS):
-        found = explored(method, supply, Scripted(POLICY), _reward, step, STEPS, memory, limits=limits)
+        found = explored(method, supply, Scripted(POLICY), scripted, step, STEPS, memory, limits=limits)
         rollouts += [rollout for _, rollout in found.rollouts if rollout.finish_reason != "prefix"]
         rounds = max(rounds, found.rounds)
         trajectories = found.trajectories
@@ -96,10 +96,6 @@ def habits(method: Any) -> Habits:
         optimizers=hasattr(method, "optimizer"),
         scored=reference + any(need.startswith("entropy_rank") for need in needs),
     )
-
-
-def _reward(pairs: Sequence[Any]) -> list[float]:
-    return [rollout.reward for _, rollout in pairs]
 
 
 def _shares(segments: Sequence[Any]) -> list[tuple[float, bool]]:
