@@ -16,7 +16,7 @@ reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete
 
 test: $(VENV)/installed-dev $(VENV)/installed-vllm
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 vllm: $(VENV)/installed-vllm
 

@@ -5,6 +5,7 @@ snakemake --cores all --config seeds=[0,1,2]                  the same with thre
 snakemake --cores all --configfile config/real_smoke.yaml     another configuration
 snakemake -n                                                  the plan only
 snakemake --cores all --config inject=mean_of_means           every row trained with a known bug (config/bugs.yaml), and marked
+snakemake --cores all hybrids                                 every method there is (config/hybrids.yaml)
 snakemake --cores all bug_study                               how far each known bug moves each method
 snakemake --cores all pretrain                                the miniature base model, from scratch
 snakemake table1 --cores all --configfile config/paper.yaml   one table of the paper; so table2_ablation, fig2_prefix_pilot,
@@ -27,11 +28,12 @@ STARTED = time.time()
 # The rules import this repository's own modules, wherever Snakemake itself is installed.
 sys.path.insert(0, workflow.basedir)
 # What the user typed; jobs are started with commands of Snakemake's own. It goes into every result's provenance.
-os.environ.setdefault("ASSAY_COMMAND", shlex.join(["snakemake", *sys.argv[1:]]))
+TYPED = os.environ.setdefault("ASSAY_COMMAND", shlex.join(["snakemake", *sys.argv[1:]]))
+DEFAULT = "hybrids" if "hybrids" in shlex.split(TYPED) else "miniature"
 
 if "profile" not in config:
 
-    configfile: "config/miniature.yaml"
+    configfile: f"config/{DEFAULT}.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -61,6 +63,12 @@ rule all:
         STUDIES,
         PILOTS,
         rules.report.output,
+
+
+# All of a configuration; without one it is config/hybrids.yaml.
+rule hybrids:
+    input:
+        rules.all.input,
 
 
 onstart:

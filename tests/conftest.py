@@ -3,10 +3,12 @@
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test process per core: spinning threads would slow each other
 
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,18 @@ def assert_answered(requests: list[Request], groups: list[list[Rollout]], limit:
                 assert rollout.tokens[-1] == 1 and 1 not in rollout.tokens[:-1]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as held:
+        found = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in found]
+
+
 def on_two_ranks(script: str) -> list[str]:
     """What a script prints on each of two gloo ranks, both of which must succeed."""
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", script],

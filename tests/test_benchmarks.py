@@ -19,6 +19,7 @@ from engine import benchmarks, data, overlap, record
 from engine.choices import Question
 from engine.grade import Grader
 from tests.conftest import ROOT
+from workflow.layout import notes
 from workflow.plan import Plan
 
 CATALOGUE = yaml.safe_load((ROOT / "config" / "benchmarks.yaml").read_text())
@@ -312,9 +313,9 @@ def plan(config: dict, **changes) -> Plan:
 
 def test_what_a_configuration_changes_is_in_the_footer(config: dict) -> None:
     plain = plan(config, evaluation={"samples": {}})
-    assert plain.notes()["metric"] == "avg@32 on AIME24, avg@32 on AIME25, avg@32 on AMC, pass@1 on the others"
-    assert not {"trained with", "samples", "gold patches"} & set(plain.notes())
-    assert plain.notes()["choices"] == ["ARC-c: labels A, B, C, ..., in their own order"]
+    assert notes(plain)["metric"] == "avg@32 on AIME24, avg@32 on AIME25, avg@32 on AMC, pass@1 on the others"
+    assert not {"trained with", "samples", "gold patches"} & set(notes(plain))
+    assert notes(plain)["choices"] == ["ARC-c: labels A, B, C, ..., in their own order"]
     assert json.loads(plain.evaluation_spec("sft", 0))["benchmarks"]["amc"]["samples"] == 32
     changed = plan(
         config,
@@ -322,10 +323,10 @@ def test_what_a_configuration_changes_is_in_the_footer(config: dict) -> None:
         shuffle_choices=7,
         evaluation={"template": "config/templates/simplerl.txt", "samples": {"amc": 2}},
     )
-    notes = changed.notes()
-    assert notes["gold patches"] == "math500_currency (3 of MATH-500)" and "AMC 2 per problem" in notes["samples"]
-    assert notes["choices"] == ["ARC-c: labels A, B, C, ..., shuffled with seed 7"]
-    assert notes["trained with"].startswith("template miniature ")
+    told = notes(changed)
+    assert told["gold patches"] == "math500_currency (3 of MATH-500)" and "AMC 2 per problem" in told["samples"]
+    assert told["choices"] == ["ARC-c: labels A, B, C, ..., shuffled with seed 7"]
+    assert told["trained with"].startswith("template miniature ")
     spec = json.loads(changed.evaluation_spec("sft", 0))
     assert spec["template"] == "config/templates/simplerl.txt" and spec["benchmarks"]["amc"]["samples"] == 2
     assert json.loads(changed.stage_spec("sft", 0, "sft"))["template"] == "config/templates/miniature.txt"

@@ -12,6 +12,7 @@ import yaml
 
 from tests.conftest import ROOT
 from workflow.jobs import trainings
+from workflow.layout import notes
 from workflow.plan import Plan, checked
 
 SHIPPED = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if "profile" in yaml.safe_load(path.read_text()))
@@ -47,7 +48,7 @@ def test_a_variant_is_its_method_with_what_it_says_and_nothing_else() -> None:
     assert of_variant["train"]["reward_noise"] == 0.1 and of_variant["train"]["learning_rate"] == 3e-5  # trapo's own override
     of_variant["method"]["settings"]["alpha"], of_variant["train"]["reward_noise"], of_variant["run"] = 0.1, 0, "trapo"
     assert of_variant == of_method
-    assert made.notes()["runs"]["trapo-mild"] == "learning_rate 3e-05, alpha 0.3, reward_noise 0.1"
+    assert notes(made)["runs"]["trapo-mild"] == "learning_rate 3e-05, alpha 0.3, reward_noise 0.1"
 
 
 def test_a_variant_keeps_its_methods_own_settings_too() -> None:
@@ -102,8 +103,8 @@ def test_a_study_has_rows_seeds_and_an_axis_of_its_own() -> None:
     study = made.studies["alphas"]
     assert made.axis(study) == {"trapo": 0.1, "trapo-mild": 0.3}  # grpo has none
     assert study.seeds == (1,) and study.baseline == "grpo" and str(study.home) == "results/miniature/alphas"
-    notes = made.notes(study)
-    assert (notes["title"], notes["about"], notes["baseline"]) == ("T", "A", "grpo") and "groups" not in notes
+    told = notes(made, study)
+    assert (told["title"], told["about"], told["baseline"]) == ("T", "A", "grpo") and "groups" not in told
     assert "trapo-mild" in {run.label for run in made.all_runs} and "trapo-mild" not in {run.label for run in made.runs}
 
 
@@ -158,7 +159,7 @@ def test_a_row_and_its_bugged_twin_are_told_apart() -> None:
     for baseline in rows:
         made = plan(studies={"s": {**STUDY, "runs": rows, "baseline": baseline}})
         assert made.studies["s"].baseline == baseline
-        assert plan(runs=[*RUNS, rows[1]], baseline=baseline).notes()["baseline"] == baseline
+        assert notes(plan(runs=[*RUNS, rows[1]], baseline=baseline))["baseline"] == baseline
     assert plan(studies={"s": STUDY}, inject="stale_weights").studies["s"].baseline == "grpo+stale_weights"
 
 
@@ -181,8 +182,8 @@ def test_every_configuration_shipped_can_be_planned_and_rehearsed(name: str) -> 
         for stage in rehearsal.stages(run):
             small = json.loads(rehearsal.stage_spec(run.label, rehearsal.seeds[0], stage.name))
             assert small["model"]["path"] == "miniature/base" and small["train"]["device"] == "cpu"
-            assert small["train"]["updates"] <= 2 and small["train"]["prompts_per_update"] <= 4
-    assert "REHEARSAL" in rehearsal.notes()["profile"] and "REHEARSAL" not in made.notes()["profile"]
+            assert small["train"]["updates"] <= 2 * stage.times and small["train"]["prompts_per_update"] <= 4
+    assert "REHEARSAL" in notes(rehearsal)["profile"] and "REHEARSAL" not in notes(made)["profile"]
     assert set(SHIPPED_PAPER) <= set(SHIPPED)
 
 
@@ -243,7 +244,7 @@ def test_a_stage_may_be_another_runs_for_longer_or_shorter(times: float, updates
     reinforcing = spec(made, "long")
     assert reinforcing["parent"] == "results/miniature/long/seed0/sft" and reinforcing["method"]["settings"]["group"] == 4
     assert (reinforcing["train"]["learning_rate"], reinforcing["train"]["updates"]) == (0.5, 40)
-    assert f"sft for {times:g} times its updates" in made.notes()["runs"]["long"]
+    assert f"sft for {times:g} times its updates" in notes(made)["runs"]["long"]
     folders = made.stage_folders(made.runs, [0], trained=True)
     assert folders == ["results/miniature/long/seed0/sft", "results/miniature/long/seed0/grpo"]
 

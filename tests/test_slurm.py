@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from engine import nodes, record
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_ports
 from tests.test_ranks import on_two
 from tests.test_workflow import SMALL
 
@@ -142,8 +142,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     for number in (0, 1):
         os.mknod(folder / f"nvidia{number}", 0o20600, os.makedev(1, 3))
     (folder / "gres.conf").write_text(f"NodeName=one,two Name=gpu File={folder}/nvidia[0-1]\n")
-    port = 20_000 + os.getpid() % 10_000
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, port=port, first=port + 1, second=port + 2))
+    port, first, second = free_ports(3)
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, port=port, first=first, second=second))
     for program in ("srun", "squeue", "scontrol", "sinfo"):  # the plugin's steps forget SLURM_CONF
         found = shutil.which(program)
         (folder / "bin" / program).write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {found} "$@"\n')

@@ -61,6 +61,7 @@ def model():
 @pytest.fixture(scope="module")
 def vllm(model) -> VllmSampler:
     """An engine of the base model; its start may change nothing in this process."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     before = random.getstate(), torch.get_rng_state(), repr(np.random.get_state())
     engine = start(BASE, SAMPLING, model)
@@ -71,7 +72,7 @@ def vllm(model) -> VllmSampler:
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     assert torch.get_num_threads() == 1
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     return engine
 
 

@@ -1,19 +1,62 @@
-"""What the configuration says about tables: how they are laid out, and which settings the fidelity table compares."""
+"""What the configuration says about tables: what stands under them, how they are laid out, and which settings are compared."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine import methods
+from workflow.rehearsal import TEXT as REHEARSAL
+from workflow.runs import BASE, Run
 from workflow.studies import Study, label_of
 
 if TYPE_CHECKING:
     from workflow.plan import Plan
 
 PUBLISHED = ("as_paper", "as_released")
+# The settings that say how long a stage trains: one sentence under every table.
+LENGTH = ("updates", "prompts_per_update", "sampled_tokens")
+
+
+def notes(plan: "Plan", study: Study | None = None) -> dict[str, Any]:
+    """What stands under every table, of the main comparison or of a study: the profile, what all rows share, and what a row
+    does differently."""
+    runs = study.runs if study else plan.runs
+    common = _common(plan, runs)
+    evaluation, shared = plan.config["evaluation"], {**plan.config["train"], **common}
+    tokens = shared["sampled_tokens"]
+    updates = f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage"
+    updates += f", or as many as it takes to sample {tokens:,} tokens," if tokens else ""
+    differing = {run.label: _differing(plan, run, common) for run in runs}
+    return {
+        "profile": plan.config["profile"] + (f", a {REHEARSAL}" if plan.config["rehearse"] else ""),
+        **plan.evaluation.notes(),
+        "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens, by "
+        + plan.config["sampler"],
+        "training": f"{updates} unless noted",
+        "runs": {label: text for label, text in differing.items() if text},
+        **layout(plan, study),
+    }
+
+
+def _common(plan: "Plan", runs: Sequence[Run]) -> dict[str, Any]:
+    """How long every trained row trains, where all of them differ from the shared settings alike."""
+    own = [plan.overrides(run) for run in runs if run.method != BASE]
+    return {key: own[0][key] for key in LENGTH if own and all(key in each and each[key] == own[0].get(key) for each in own)}
+
+
+def _differing(plan: "Plan", run: Run, common: dict[str, Any]) -> str:
+    """What one row does differently from those beside it: the injected bug first, then its settings."""
+    bug = [f"trained with a bug injected on purpose, {run.bug}: {plan.bugs[run.bug]['about']}"] if run.bug else []
+    own = {key: "none" if value is None else value for key, value in plan.overrides(run).items() if key not in common}
+    settings = [f"{key} {value}" for key, value in own.items()]
+    settings += [f"weights of {plan.model(run.checkpoint)['name']}"] if run.checkpoint else []
+    settings += [f"{s.name} for {s.times:g} times its updates" for s in plan.stages(run) if s.times != 1]
+    cut = ["responses end where its window does"] if plan.evaluation.of(run.clean)["within_window"] else []
+    return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
 
 def layout(plan: "Plan", study: Study | None = None) -> dict[str, Any]:
-    """For the notes: groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
+    """Groups of rows and of columns, the baseline, ladders, counterparts in print; what is not set is absent.
 
     Runs as labels, with the bug that may be injected. Raises ValueError for a run that is no row.
     """

@@ -19,8 +19,6 @@ from workflow import models
 from workflow.configuration import SCHEMA, completed
 from workflow.corpora import Corpora
 from workflow.evaluation import Evaluation
-from workflow.layout import layout
-from workflow.rehearsal import TEXT as REHEARSAL
 from workflow.runs import BASE, Run, Runs
 from workflow.studies import Study
 
@@ -28,8 +26,8 @@ from workflow.studies import Study
 RESERVED = (
     *("all", "arithmetic", "ablation", "audit", "bug_study", "certificate", "corpus", "data", "eval", "fidelity", "figures"),
     *("fig2_prefix_pilot", "fig3_mixture_pilot", "fig4_dynamics", "fig6_passk", "generate", "golds", "grade", "grader_audit"),
-    *("logs", "mixture", "notes", "overlap", "pilots", "prefix_samples", "prefix_use_histogram", "preflight", "pretrain"),
-    *("proposition", "published", "report", "score", "study", "table1", "table2_ablation", "tables", "train"),
+    *("hybrids", "logs", "mixture", "notes", "overlap", "pilots", "prefix_samples", "prefix_use_histogram", "preflight"),
+    *("pretrain", "proposition", "published", "report", "score", "study", "table1", "table2_ablation", "tables", "train"),
 )
 # The settings of training that sampling from an untrained checkpoint shares.
 SAMPLED_WITH = ("temperature", "max_prompt_tokens", "max_response_tokens", "dtype", "device")
@@ -136,34 +134,6 @@ class Plan(Runs):
         """Runs that train a stage some row starts with, or whose settings it has; they need not be rows."""
         runs = self.all_runs
         return {stage.method for run in runs for stage in self.stages(run) if stage.method and self.borrows(run, stage)}
-
-    def notes(self, study: Study | None = None) -> dict[str, Any]:
-        """What stands under every table, of the main comparison or of a study: the profile, what all rows share, and what a row
-        does differently."""
-        runs = study.runs if study else self.runs
-        differing = {run.label: self._differing(run) for run in runs}
-        evaluation, shared = self.config["evaluation"], self.config["train"]
-        tokens = shared["sampled_tokens"]
-        updates = f"{shared['updates']} updates of {shared['prompts_per_update']} problems per stage"
-        updates += f", or as many as it takes to sample {tokens:,} tokens," if tokens else ""
-        return {
-            "profile": self.config["profile"] + (f", a {REHEARSAL}" if self.config["rehearse"] else ""),
-            **self.evaluation.notes(),
-            "sampling": f"temperature {evaluation['temperature']}, at most {evaluation['max_new_tokens']} new tokens, by "
-            + self.config["sampler"],
-            "training": f"{updates} unless noted",
-            "runs": {label: text for label, text in differing.items() if text},
-            **layout(self, study),
-        }
-
-    def _differing(self, run: Run) -> str:
-        """What one row does differently: the injected bug first, then its settings."""
-        bug = [f"trained with a bug injected on purpose, {run.bug}: {self.bugs[run.bug]['about']}"] if run.bug else []
-        settings = [f"{key} {value}" for key, value in self.overrides(run).items()]
-        settings += [f"weights of {self.model(run.checkpoint)['name']}"] if run.checkpoint else []
-        settings += [f"{s.name} for {s.times:g} times its updates" for s in self.stages(run) if s.times != 1]
-        cut = ["responses end where its window does"] if self.evaluation.of(run.clean)["within_window"] else []
-        return "; ".join(text for text in (*bug, ", ".join(settings), *cut) if text)
 
     def stage_spec(self, label: str, seed: int | str, name: str) -> str:
         """Everything `engine.stage` needs, as JSON. Settings: the preset's, then the stage's, then the overrides; or those of

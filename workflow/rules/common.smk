@@ -7,7 +7,7 @@ from engine import record
 from engine.checkpoint import NO_RESULT
 from workflow.captions import FIGURE, TABLE, reported
 from workflow.forecast import forecast
-from workflow.layout import headline
+from workflow.layout import headline, notes
 from workflow.plan import checked, engine_fingerprint
 
 PLAN = checked(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
@@ -195,7 +195,7 @@ def final_certificates(home):
 
 
 def notes_text(wildcards):
-    return json.dumps(PLAN.notes(PLAN.studies.get(Path(wildcards.home).name)))
+    return json.dumps(notes(PLAN, PLAN.studies.get(Path(wildcards.home).name)))
 
 
 def benchmark_titles():

@@ -23,7 +23,7 @@ rule generate:
         spec=evaluation_spec,
         engine=ENGINE,
         folder=subpath(output[0], parent=True),
-        sampling=f"sampling={PLAN.notes()['sampling']}",
+        sampling=f"sampling={notes(PLAN)['sampling']}",
     shell:
         "python -m engine.lease --gpus {resources.gpu} -- python -m engine.evaluate generate --out {params.folder} --spec {params.spec:q}"
         ' --sizes "$sizes" 2>&1 | tee {log};'

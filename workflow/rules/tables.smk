@@ -114,7 +114,7 @@ rule figures:
     params:
         analysis=ANALYSIS,
         runs=labels(HOME),
-        baseline=PLAN.notes().get("baseline") or labels(HOME)[0],
+        baseline=notes(PLAN).get("baseline") or labels(HOME)[0],
         over=headline(PLAN)[0],
         titles=headline_titles(),
         metrics=[
