@@ -48,7 +48,7 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0
 KillWait=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=one,two NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=16 RealMemory=1000000 Gres=gpu:2
+NodeName=one,two NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first},{second}] CPUs=16 RealMemory=1000000 Gres=gpu:2
 PartitionName=gpu Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 """
 SNAKEFILE = """
@@ -164,6 +164,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             while daemon[0] == "munged" and not (munge / "socket").exists() and started[0].poll() is None:
                 time.sleep(0.05)
         for _ in range(300):
+            assert all(one.poll() is None for one in started), (folder / "daemons.log").read_text()[-3000:]
             ready = subprocess.run(["sinfo", "-h", "-o", "%D %t"], env=made.environment, capture_output=True, text=True).stdout
             if ready.split() == ["2", "idle"]:
                 break
