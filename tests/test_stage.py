@@ -72,7 +72,7 @@ def test_a_stage_ends_with_the_update_that_spends_its_sampling_budget(spec: dict
     sampled = [row["sampled_tokens"] for row in whole]
     assert len(whole) == 4 and min(sampled) > 1
     limited = {**spec, "train": {**spec["train"], "sampled_tokens": sum(sampled[:2]) + 1}}
-    finish(start(limited, tmp_path / "limited"))
+    assert "budget=" in finish(start(limited, tmp_path / "limited"))
     assert record.read_rows(tmp_path / "limited" / "metrics.jsonl") == whole[:3]
     assert record.read_json(tmp_path / "limited" / "done.json")["updates"] == 3
 
