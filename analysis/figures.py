@@ -9,14 +9,16 @@ differences   paired differences to the baseline, with intervals and p-values
 pass_at_k     pass@k of the benchmarks with several samples per problem
 cost          the mean over the benchmarks against GPU-hours and FLOPs
 
-A figure for which a results folder has nothing says so in a sentence.
+A figure for which a results folder has nothing says so in a sentence. Where many runs have a line or a panel each, and the
+notes have groups, each group has a page of its own.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from analysis.costs import run_costs
 from analysis.curves import read_curves
@@ -24,8 +26,20 @@ from analysis.result_figures import average_figure, cost_figure, difference_figu
 from analysis.scores import read_items
 from analysis.statistics import arrange, pass_curves, summarise
 from analysis.style import STYLE, save
-from analysis.tables import named
+from analysis.tables import named, read_notes
 from analysis.training_figures import guidance_figure, terms_figure, training_figure, weights_figure
+
+MOST = 10  # runs with a line or a panel each on one page
+TITLE = 10  # points, of a page
+
+
+def pages(runs: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Title -> the runs on a page: all of them if they are few or have no groups; those of no group come last."""
+    if len(runs) <= MOST or not groups:
+        return {"": list(runs)}
+    grouped = {title: [run for run in members if run in runs] for title, members in groups.items()}
+    others = [run for run in runs if not any(run in members for members in grouped.values())]
+    return {title: members for title, members in {**grouped, "Other runs": others}.items() if members}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--benchmarks", nargs="+", metavar="KEY=NAME", help="what the mean is over (default: all in the items)")
     parser.add_argument("--over", default="benchmarks", metavar="TEXT", help="their name on the axes (default: %(default)s)")
     parser.add_argument("--baseline", metavar="RUN", help="what differences are to (default: the first run)")
+    parser.add_argument("--notes", type=Path, metavar="FILE", help="notes.json, for groups of runs (default: none)")
     parser.add_argument("--out-dir", required=True, type=Path, help="where the figures go")
     arguments = parser.parse_args(argv)
 
@@ -49,15 +64,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = summarise(arrange(items, runs, list(benchmarks)), baseline)
     several = items[items["samples"] > 1]
     curves = read_curves(arguments.metrics)
+    passes = pass_curves(several, runs, list(benchmarks))
+    groups = read_notes(arguments.notes).get("groups", {})
+
+    def paged(draw: Callable[[Sequence[str]], Figure]) -> list[Figure]:
+        """A page for each group of runs that has something to show."""
+        made = {title: draw(own) for title, own in pages(runs, groups).items()}
+        shown = {title: page for title, page in made.items() if page.axes} or dict([next(iter(made.items()))])
+        for title, page in shown.items():
+            if len(shown) > 1:
+                page.suptitle(title, x=0.01, ha="left", fontsize=TITLE)
+        return list(shown.values())
+
     with matplotlib.rc_context(STYLE):
         figures = {
-            "training": training_figure(curves, runs),
-            "guidance": guidance_figure(curves, runs),
-            "terms": terms_figure(curves, runs),
-            "weights": weights_figure(curves, runs),
+            "training": paged(lambda own: training_figure(curves, own)),
+            "guidance": paged(lambda own: guidance_figure(curves, own)),
+            "terms": paged(lambda own: terms_figure(curves, own)),
+            "weights": paged(lambda own: weights_figure(curves, own)),
             "averages": average_figure(summary, arguments.over),
             "differences": difference_figure(summary, baseline),
-            "pass_at_k": pass_at_k_figure(pass_curves(several, runs, list(benchmarks)), runs, benchmarks),
+            "pass_at_k": paged(lambda own: pass_at_k_figure(passes, own, benchmarks)),
             "cost": cost_figure(summary, run_costs(arguments.done, runs), arguments.over),
         }
         for name, figure in figures.items():

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.certificate import read_certificate
 from analysis.page_tables import PageTable, read_markdown
+from analysis.style import PIXELS
 from analysis.tables import named
 
 TEMPLATE = "report.html.j2"
@@ -55,7 +56,6 @@ PILOTS = {
     "prefix_use_histogram": "How far demonstrations are shown",
 }
 SUFFIXES = (".csv", ".tex", ".md", ".pdf", ".png")  # of the files a section links to
-PIXELS = 200  # of a figure's PNG to the inch it is printed at
 
 
 @dataclass(frozen=True)

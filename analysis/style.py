@@ -6,16 +6,21 @@ Figures are drawn at the size they are printed at. Include them unscaled: no let
 import re
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
 
 COLUMN = 3.25  # inches, a column of a two-column page
 WIDTH = 5.5  # inches, the text of a one-column page; fits across two columns too
 SMALL = 7  # points, the smallest letters
 LABEL = 7.5  # points, of axes
 POINTS = 72  # to the inch
+PIXELS = 200  # to the inch, of a PNG
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -80,10 +85,22 @@ def sentence_figure(sentence: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """<path>.pdf and <path>.png without the date and version that would change their bytes."""
+def save(figure: Figure | Sequence[Figure], path: Path) -> None:
+    """<path>.pdf and <path>.png without the date and version that would change their bytes. Several figures are the pages of
+    the PDF, and stand below one another in the PNG."""
+    pages = [figure] if isinstance(figure, Figure) else list(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out now, and need not be for each file
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": None})
+    metadata: Any = dict.fromkeys(("CreationDate", "Creator", "Producer", "Software"))
+    drawn = []
+    with PdfPages(path.with_suffix(".pdf"), metadata=metadata) as pdf:
+        for page in pages:
+            page.draw_without_rendering()
+            page.set_layout_engine("none")  # it is laid out now, and need not be for each file
+            pdf.savefig(page)
+            with BytesIO() as buffer:
+                page.savefig(buffer, format="png", dpi=PIXELS)
+                buffer.seek(0)
+                drawn.append(imread(buffer))
+    widest = max(one.shape[1] for one in drawn)
+    rows = [np.pad(one, ((0, 0), (0, widest - one.shape[1]), (0, 0)), constant_values=1.0) for one in drawn]
+    imsave(path.with_suffix(".png"), np.vstack(rows), dpi=PIXELS, metadata=metadata)

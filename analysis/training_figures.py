@@ -40,6 +40,7 @@ def training_figure(curves: pd.DataFrame, runs: Sequence[str]) -> Figure:
     updates would otherwise squeeze the others.
     """
     trained = [run for run in runs if run in set(curves["run"])]
+    curves = curves[curves["run"].isin(trained)]
     drawn = [metric for metric in METRICS if curves[metric].notna().any()]
     if not drawn:
         return sentence_figure("No run recorded any metric while it trained.")

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the files say, names stand apart, and a figure without data says so."""
 
 import json
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.text import Text
 
 from analysis import curves, figures, names, result_figures, scores, style, training_figures
@@ -307,13 +309,36 @@ def test_every_figure_is_written_with_the_same_bytes_twice(drawn: tuple[Path, li
 def test_no_letter_is_smaller_than_seven_points(drawn: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     root, given = drawn
     kept: dict[str, Figure] = {}
-    monkeypatch.setattr(figures, "save", lambda figure, path: kept.update({path.name: figure}))
+    monkeypatch.setattr(figures, "save", lambda one, path: kept.update({path.name: one if isinstance(one, Figure) else one[0]}))
     figures.main([*given, "--out-dir", str(root)])
     assert set(kept) == set(FIGURES)
     for name, figure in kept.items():
         sizes = [float(text.get_fontsize()) for text in figure.findobj(Text) if text.get_text().strip()]
         assert sizes and min(sizes) >= style.SMALL, name
         assert figure.get_figwidth() <= style.WIDTH
+
+
+def test_many_runs_in_groups_have_a_page_for_each_group_that_has_something_to_show(tmp_path: Path) -> None:
+    groups = {"Untrained": ["base"], "Imitation": ["sft"], "Prefixes": [f"trapo{k}" for k in range(9)]}
+    runs = ["base", "sft", *groups["Prefixes"], "grpo"]
+    assert figures.pages(runs[:10], groups) == {"": runs[:10]} and figures.pages(runs, {}) == {"": runs}
+    assert figures.pages(runs, groups) == {**groups, "Other runs": ["grpo"]}
+
+    paths = [write_grades(tmp_path, run, 0, "sums", {"p": "cc", "q": "cw", "r": "ww"}) for run in runs]
+    scores.collect(paths)[1].to_parquet(tmp_path / "items.parquet", index=False)
+    (tmp_path / "notes.json").write_text(json.dumps({"groups": groups}))
+    metrics = [write_metrics(tmp_path, run, 0, "train", guided_rows(30)) for run in groups["Prefixes"]]
+    metrics.append(write_metrics(tmp_path, "sft", 0, "train", [{"grad_norm": 1 / (step + 1)} for step in range(30)]))
+    done = [write_done(tmp_path, "base", 0, "base", [])]
+    done += [write_done(tmp_path, run, 0, "train", ["x/base/seed0/base"], flops=1e9, seconds=60) for run in runs[1:]]
+    given = ["--items", tmp_path / "items.parquet", "--metrics", *metrics, "--done", *done, "--runs", *runs]
+    figures.main([*map(str, given), "--notes", str(tmp_path / "notes.json"), "--out-dir", str(tmp_path / "out")])
+    count = {name: len(re.findall(rb"/Type /Page\b", (tmp_path / "out" / f"{name}.pdf").read_bytes())) for name in FIGURES}
+    assert (
+        count["training"] == 2 and count["guidance"] == 1 and count["averages"] == 1
+    )  # sft guides nobody; the rest is untrained
+    heights = {name: imread(tmp_path / "out" / f"{name}.png").shape[0] for name in ("training", "averages")}
+    assert heights["training"] > 2 * 3 * 200
 
 
 def test_an_unknown_baseline_is_refused(drawn: tuple[Path, list[str]]) -> None:

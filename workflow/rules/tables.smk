@@ -93,6 +93,7 @@ FIGURES = {
 rule figures:
     input:
         problems=f"{HOME}/items.parquet",
+        notes=f"{HOME}/notes.json",
         done=done_files(HOME),
     output:
         *[
@@ -122,8 +123,8 @@ rule figures:
         ],
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m analysis.figures --items {input.problems} --metrics {params.metrics} --done {input.done} --runs {params.runs}"
-        " --baseline {params.baseline} --benchmarks {params.titles:q} --over {params.over:q} --out-dir {params.folder}"
+        "python -m analysis.figures --items {input.problems} --metrics {params.metrics} --done {input.done} --notes {input.notes}"
+        " --runs {params.runs} --baseline {params.baseline} --benchmarks {params.titles:q} --over {params.over:q} --out-dir {params.folder}"
         " 2>&1 | tee {log}; python -m engine.provenance {output.provenance} --started $started --inputs {input} --outputs {output}"
         " --about $about"
 
