@@ -117,8 +117,10 @@ class Training:
                     tell(row)
                     record.append_row(self.out / "timings.jsonl", self.spent())
                 self.certify(rows)
-                spent = {"budget": f"{self.limits(rows).spent:.0%}"} if self.trainer.settings.sampled_tokens else {}
-                bar.set_postfix(reward=row["reward"], tokens=row["response_tokens"], **spent, refresh=False)
+                said = {"reward": row["reward"], "tokens": row["response_tokens"]}
+                if self.trainer.settings.sampled_tokens:
+                    said["budget"] = f"{self.limits(rows).spent:.0%}"
+                bar.set_postfix(said, refresh=False)
                 if (step + 1) % shared["checkpoint_every"] == 0 and step + 1 < shared["updates"]:
                     with self.timed("checkpoint"):
                         checkpoint.save(self.trainer, self.out / "state", step + 1, self.parts, self.memory, self.ranks)
