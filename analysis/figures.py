@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = read_notes(arguments.notes).get("groups", {})
 
     def paged(draw: Callable[[Sequence[str]], Figure]) -> list[Figure]:
-        """A page for each group of runs that has something to show."""
+        """A page for each group of runs that has something to show; if none has, the sentence that says so."""
         made = {title: draw(own) for title, own in pages(runs, groups).items()}
-        shown = {title: page for title, page in made.items() if page.axes} or dict([next(iter(made.items()))])
+        shown = {title: page for title, page in made.items() if page.axes}
         for title, page in shown.items():
-            if len(shown) > 1:
+            if title:
                 page.suptitle(title, x=0.01, ha="left", fontsize=TITLE)
-        return list(shown.values())
+        return list(shown.values()) or [draw(runs)]
 
     with matplotlib.rc_context(STYLE):
         figures = {

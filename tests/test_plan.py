@@ -187,6 +187,16 @@ def test_every_configuration_shipped_can_be_planned_and_rehearsed(name: str) -> 
     assert set(SHIPPED_PAPER) <= set(SHIPPED)
 
 
+def test_what_all_rows_of_a_study_share_is_said_once() -> None:
+    made = checked(read("hybrids.yaml"))
+    equal = notes(made, made.studies["equal_updates"])
+    assert equal["training"] == "40 updates of 24 problems per stage unless noted"
+    assert equal["runs"] == {"two_stage-40_updates": "sft for 3 times its updates"}
+    main = notes(made)
+    assert main["training"].startswith("400 updates of 24 problems per stage, or as many as it takes to sample 200,000 tokens")
+    assert "updates 192" in main["runs"]["sft"] and "sampled_tokens none" in main["runs"]["sft"] and "grpo" not in main["runs"]
+
+
 def test_the_papers_rows_are_what_it_compares() -> None:
     made = checked(read("paper.yaml"))
     settings = {run.label: made.of_train(run) for run in made.all_runs}

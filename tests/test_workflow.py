@@ -303,7 +303,7 @@ def test_real_data_passes_through_every_rule(checkout: Path, shared: Path) -> No
     """GSM8K problems and solutions train the miniature; the seven real benchmarks are read, generated for and graded."""
     config = yaml.safe_load((ROOT / "config" / "real_smoke.yaml").read_text())
     config["data_dir"] = str(shared / "data")
-    config["runs"], config["evaluation"]["problems"] = ["sft"], 60
+    config["evaluation"]["problems"] = 60
     run = snakemake(checkout, config)
     assert run.returncode == 0, run.stderr[-3000:]
     home = checkout / "results" / config["profile"]

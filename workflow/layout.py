@@ -41,7 +41,8 @@ def notes(plan: "Plan", study: Study | None = None) -> dict[str, Any]:
 def _common(plan: "Plan", runs: Sequence[Run]) -> dict[str, Any]:
     """How long every trained row trains, where all of them differ from the shared settings alike."""
     own = [plan.overrides(run) for run in runs if run.method != BASE]
-    return {key: own[0][key] for key in LENGTH if own and all(key in each and each[key] == own[0].get(key) for each in own)}
+    first = own[0] if own else {}
+    return {key: first[key] for key in LENGTH if key in first and all(each.get(key, ...) == first[key] for each in own)}
 
 
 def _differing(plan: "Plan", run: Run, common: dict[str, Any]) -> str:
