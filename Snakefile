@@ -29,6 +29,7 @@ STARTED = time.time()
 sys.path.insert(0, workflow.basedir)
 # What the user typed; jobs are started with commands of Snakemake's own. It goes into every result's provenance.
 TYPED = os.environ.setdefault("ASSAY_COMMAND", shlex.join(["snakemake", *sys.argv[1:]]))
+# The configuration where none is given: what is typed says which, for jobs on other machines have only that.
 DEFAULT = "hybrids" if "hybrids" in shlex.split(TYPED) else "miniature"
 
 if "profile" not in config:

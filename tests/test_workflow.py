@@ -299,6 +299,15 @@ def test_every_shipped_configuration_plans(checkout: Path, path: Path) -> None:
     assert planned.returncode == 0, planned.stderr[-2000:]
 
 
+@pytest.mark.parametrize(("typed", "chosen"), [(["hybrids"], "hybrids"), ([], "miniature")])
+def test_the_target_of_all_methods_has_a_configuration_of_its_own(checkout: Path, typed: list[str], chosen: str) -> None:
+    around = {**{key: value for key, value in os.environ.items() if key != "ASSAY_COMMAND"}, "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "snakemake", *typed, "-n", "--quiet", "rules", "--cores", "2"]
+    planned = subprocess.run(command, cwd=checkout, text=True, capture_output=True, env=around)
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    assert f"Config file(s): ['config/{chosen}.yaml']" in planned.stdout
+
+
 def test_real_data_passes_through_every_rule(checkout: Path, shared: Path) -> None:
     """GSM8K problems and solutions train the miniature; the seven real benchmarks are read, generated for and graded."""
     config = yaml.safe_load((ROOT / "config" / "real_smoke.yaml").read_text())
