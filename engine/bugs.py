@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch.distributed as dist
+
 from engine import tokens
 from engine.reduce import mean_over_trajectories
 from engine.sampler import LiveSampler, Request
@@ -21,16 +23,22 @@ from engine.words import Term, Trajectory
 
 class InOrder(Trainer):
     """Micro-batches in the order of the data. Ours are sorted by length, which would make bugs of accumulation worse than they
-    were where they happened: what is lost or weighs less would be long trajectories or short ones, not any."""
+    were where they happened: what is lost or weighs less would be long trajectories or short ones, not any. And every
+    trajectory is in one, also where it moves nothing."""
+
+    def _apart(self, trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[MicroBatch]]:
+        return list(trajectories), []
 
     def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
-        return tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad, by_length=False)
+        batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad, by_length=False)
+        world = dist.get_world_size()
+        return tokens.dealt([batches[rank::world] for rank in range(world)])
 
 
 class MeanOfMeans(InOrder):
     """Each micro-batch divides by its own count, and the results are averaged over micro-batches."""
 
-    def _divisors(self, counts: list[dict[str, int]]) -> list[dict[str, float]]:
+    def _divisors(self, counts: list[dict[str, int]], spared: list[dict[str, int]]) -> list[dict[str, float]]:
         return [{name: max(1, count) * len(counts) for name, count in own.items()} for own in counts]
 
 

@@ -20,6 +20,7 @@ from engine.words import Term, Trajectory
 
 AUTHORS = ("own", "expert")
 Part = tuple[str, str]  # ("author" or "term", name)
+Score = Callable[[Tensor, Tensor, Tensor], Scored]
 EDGES = 0.05 * torch.arange(1, 21) + 1e-6  # upper ends of twenty bins; p / p is not always 1 in float32
 
 
@@ -101,11 +102,11 @@ class Parts:
         found = {("author", name): [slope * mask for slope in whole] for name, mask in _authors(view).items()}
         self.pulls.append((batch, found | (terms if len(terms) > 1 else {})))
 
-    def norms(self, score: Callable[[Tensor, Tensor], Scored], parameters: Sequence[Tensor]) -> dict[str, float | None]:
+    def norms(self, score: Score, parameters: Sequence[Tensor]) -> dict[str, float | None]:
         """Norm of each part's gradient over all micro-batches and ranks, before clipping; None for one that is all of it.
 
-        `score` gives log-probs (and entropies) of input_ids [B, L] with lengths [B]. A term called like an author takes its
-        place.
+        `score` gives log-probs (and entropies) of input_ids [B, L] with lengths [B] where they are wanted [B, T]. A term called
+        like an author takes its place.
         """
         parts = list(self.pulls[0][1])
         counted = [float(sum(int(_any(found[part]).sum()) for _, found in self.pulls)) for part in parts]
@@ -117,7 +118,7 @@ class Parts:
             norms[name] = None if alone else self._norm((kind, name), score, parameters) if pulls else 0.0
         return norms
 
-    def _norm(self, part: Part, score: Callable[[Tensor, Tensor], Scored], parameters: Sequence[Tensor]) -> float:
+    def _norm(self, part: Part, score: Score, parameters: Sequence[Tensor]) -> float:
         total = [torch.zeros_like(parameter) for parameter in parameters]
         for batch, found in self.pulls:
             pulled = _any(found[part])
@@ -127,7 +128,7 @@ class Parts:
             width = int(pulled.any(dim=0).nonzero().max()) + 1  # no token looks at a later one
             device = pulled.device
             input_ids, lengths = batch.input_ids.to(device)[rows, : width + 1], batch.lengths.to(device)[rows]
-            scored = score(input_ids, lengths.clamp(max=width + 1))
+            scored = score(input_ids, lengths.clamp(max=width + 1), pulled[rows, :width])
             slopes = [slope[rows, :width] for slope in found[part]]
             pull = torch.stack([(slope * value).sum() for slope, value in zip(slopes, inputs(scored), strict=True)]).sum()
             for into, gradient in zip(total, torch.autograd.grad(pull, parameters, materialize_grads=True), strict=True):

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -68,10 +69,18 @@ def _worth_saying(record: logging.LogRecord) -> bool:
     return "untested optimizer" not in record.getMessage()
 
 
+def _deepspeed() -> Any:
+    """DeepSpeed with its engine, imported without Inductor: on import it hands three functions of its Muon optimizer to
+    torch.compile, which loads the compiler then, 1.2 of 6 seconds of a stage's start. Nothing here uses that optimizer."""
+    with mock.patch("torch.compile", lambda *_, **__: lambda function: function):
+        import deepspeed
+        import deepspeed.runtime.zero.muon.original_muon
+    return deepspeed
+
+
 def initialize(model: Any, optimizer: torch.optim.Optimizer, settings: Settings) -> Any:
     """DeepSpeed's engine for a model, in the configuration of `settings`. Probes use it too: what they test is what trains."""
-    import deepspeed
-
+    deepspeed = _deepspeed()
     deepspeed.utils.logger.addFilter(_worth_saying)
     if settings.device == "cpu":
         # Its shared-memory reduction is compiled at start-up (45 s, and a compiler must be there); gloo does without.

@@ -1,13 +1,17 @@
 """Log-probs of given tokens under a model: the one forward pass of training, padded or packed, and of every check on it."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from engine.settings import CHUNK
+
+BLOCK = CHUNK >> 4  # logits of which there may be copies for a moment
 TENSORS, WEIGHTS = 8, 65_536  # of a model's fingerprint: about so many tensors, and at most so many weights of each
 
 
@@ -26,8 +30,8 @@ Read = Callable[[Distribution], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Scored:
-    """logp [B, T] in nats, of the token each position predicts; what else was asked for, [B, T] as well. All are 0 on padding
-    when the pass was packed, and meaningless there when it was not."""
+    """logp [B, T] in nats, of the token each position predicts; what else was asked for, [B, T] as well. All are 0 at positions
+    that were not wanted."""
 
     logp: Tensor
     entropy: Tensor | None = None
@@ -44,50 +48,139 @@ def score(
     packed: bool = False,
     reference: Any = None,
     read: Read | None = None,
+    wanted: Tensor | None = None,
+    chunk: int = CHUNK,
 ) -> Scored:
-    """Score rows padded on the right: input_ids [B, L], lengths [B] -> [B, T = L - 1], in fp32 at the sampling temperature.
+    """Score rows padded on the right: input_ids [B, L], lengths [B] -> [B, T = L - 1], in fp32 at the sampling temperature, at
+    the `wanted` positions [B, T] (None: wherever a token follows).
 
     Padded, causal attention alone keeps padding out of real tokens; a mask would only cost the fast kernel. Packed, the rows
     follow one another in a single row whose positions start again at 0, from which transformers infers that no row may see
     another one (masking_utils.find_packed_sequence_indices; no mask and no cache may be given).
+
+    Logits are made for as many positions at a time as fit into `chunk` numbers. Where that is not all of them, the backward
+    pass makes each chunk again: memory does not grow with tokens x vocabulary.
     """
+    place = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    real = place < lengths[:, None]
+    wanted = real[:, 1:] if wanted is None else wanted
+    at, given = torch.nn.functional.pad(wanted, (0, 1)), {"input_ids": input_ids}
     if packed:
-        place = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        real = place < lengths[:, None]
-        row, positions = input_ids[real][None], place[real][None]
-        # Position t of the packed row predicts token t + 1, except where the next trajectory begins.
-        inside, back = positions[:, 1:] > 0, real[:, 1:]
-        predicted = row[:, 1:][inside]
-    else:
-        predicted = input_ids[:, 1:].flatten()
+        at, given = at[real][None], {"input_ids": input_ids[real][None], "position_ids": place[real][None]}
 
-    def logp_all(of: Any) -> Tensor:
-        """Log-probs [N, V]: of all positions, or of those that are not padding."""
-        if packed:
-            logits = of(input_ids=row, position_ids=positions, use_cache=False).logits[:, :-1][inside][None]
-        else:
-            logits = of(input_ids=input_ids, use_cache=False).logits[:, :-1]
-        return torch.log_softmax(logits.float() / temperature, dim=-1).flatten(0, 1)
+    def part(token: Tensor, hidden: Tensor, anchor: Tensor | None = None) -> Scored:
+        """Of N positions, [N] each, from what the model and the reference make of them, [N, H]."""
+        frozen = reference_logp = None
+        if anchor is not None:
+            with torch.no_grad():
+                frozen = _log_softmax_(_logits(reference, anchor).div_(temperature))
+                reference_logp = _of_tokens(frozen, token)
+        if read is None:
+            frozen = None  # its memory is free for the policy's
+            logp, uncertain = LogProbs.apply(_logits(model, hidden), token, temperature, entropy)
+            return Scored(logp, uncertain, reference_logp)
+        every = (_logits(model, hidden) / temperature).log_softmax(-1)
+        found = read(Distribution(every, frozen, token))
+        for name, values in found.items():
+            if values.shape != token.shape:
+                shape = tuple(values.shape)
+                raise ValueError(f"read() returned {name!r} of shape {shape}; one value per position, [N], is wanted")
+        return Scored(_of_tokens(every, token), _entropy(every) if entropy else None, reference_logp, found)
 
-    def shaped(values: Tensor) -> Tensor:
-        if packed:
-            return values.new_zeros(back.shape).masked_scatter(back, values)
-        return values.view(len(input_ids), -1)
-
-    logp, anchor = logp_all(model), None
+    made = [input_ids[:, 1:][wanted], _hidden(model, given)[at]]
     if reference is not None:
         with torch.no_grad():
-            anchor = logp_all(reference)
-    found = read(Distribution(logp, anchor, predicted)) if read else {}
-    for name, values in found.items():
-        if values.shape != predicted.shape:
-            raise ValueError(f"read() returned {name!r} of shape {tuple(values.shape)}; one value per position, [N], is wanted")
-    return Scored(
-        shaped(_of_tokens(logp, predicted)),
-        shaped(-(logp.exp() * logp).sum(-1)) if entropy else None,
-        None if anchor is None else shaped(_of_tokens(anchor, predicted)),
-        {name: shaped(values) for name, values in found.items()},
-    )
+            made.append(_hidden(reference, given)[at])
+    rows = max(1, chunk // _module(model).config.get_text_config().vocab_size)
+    pieces = list(zip(*(values.split(rows) for values in made), strict=True))
+    parts = [part(*pieces[0])] if len(pieces) == 1 else [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
+
+    def whole(values: list[Tensor]) -> Tensor:
+        joined = torch.cat(values)
+        return joined.new_zeros(wanted.shape).masked_scatter(wanted, joined)
+
+    def all_of(name: str) -> Tensor | None:
+        return None if getattr(parts[0], name) is None else whole([getattr(part, name) for part in parts])
+
+    read_off = {name: whole([part.read[name] for part in parts]) for name in parts[0].read}
+    return Scored(whole([part.logp for part in parts]), all_of("entropy"), all_of("reference_logp"), read_off)
+
+
+class LogProbs(torch.autograd.Function):
+    """Logits [N, V] in fp32 and the token [N] that followed -> its log-prob [N] and, if wanted, the entropy [N], both at a
+    temperature.
+
+    Takes over the memory of the logits: they become log-probs, and in the backward pass their own gradient (autograd refuses a
+    second one). No other [N, V] is ever made.
+
+    Derivatives by the scaled logit j: of the log-prob [j is the token] - p_j, of the entropy -p_j (log p_j + entropy).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, token: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        logp = _log_softmax_(logits.div_(temperature))
+        uncertain = torch.cat([_entropy(rows) for rows in logp.split(_block(logp))]) if entropy else None
+        ctx.save_for_backward(logp, token, uncertain)
+        ctx.temperature = temperature
+        return _of_tokens(logp, token), uncertain
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
+        logp, token, uncertain = ctx.saved_tensors
+        step = _block(logp)
+        for start in range(0, len(logp), step):
+            rows = slice(start, start + step)
+            pull = gradients[0][rows, None]
+            if uncertain is not None:
+                pull = pull + gradients[1][rows, None] * (logp[rows] + uncertain[rows, None])
+            logp[rows] = -pull * logp[rows].exp()
+        return logp.scatter_add_(-1, token[:, None], gradients[0][:, None]).div_(ctx.temperature), None, None, None
+
+
+def _block(logits: Tensor) -> int:
+    """Rows of [N, V] that are worked on together, where a copy of all would be too much."""
+    return max(1, BLOCK // logits.shape[-1])
+
+
+def _log_softmax_(logits: Tensor) -> Tensor:
+    """In place."""
+    for rows in logits.split(_block(logits)):
+        rows.copy_(rows.log_softmax(-1))
+    return logits
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    """[N, V] -> [N]"""
+    return -(logp.exp() * logp).sum(-1)
+
+
+def _hidden(model: Any, given: dict[str, Tensor]) -> Tensor:
+    """The last hidden states [B, L, H]: the whole model is called, as DeepSpeed's hooks need it, for the logits of nothing."""
+    found: list[Tensor] = []
+    base = _module(model).base_model
+    hook = base.register_forward_hook(lambda module, inputs, output: found.append(output.last_hidden_state))
+    try:
+        model(**given, use_cache=False, logits_to_keep=torch.empty(0, dtype=torch.long, device=given["input_ids"].device))
+    finally:
+        hook.remove()
+    return found[0]
+
+
+def _logits(model: Any, hidden: Tensor) -> Tensor:
+    """[N, H] -> [N, V], in fp32."""
+    return _module(model).get_output_embeddings()(hidden).float()
+
+
+def _module(model: Any) -> Any:
+    """The model inside DeepSpeed's engine, or what is no engine."""
+    return getattr(model, "module", model)
+
+
+def plain(model: Any, row: Sequence[int], device: Any) -> Tensor:
+    """Log-prob in nats, at temperature 1, of every token but the first of a row, [L - 1], from the model's own logits."""
+    ids = torch.tensor([row], device=device)
+    with torch.no_grad():
+        return _of_tokens(model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1), ids[0, 1:])
 
 
 def inputs(found: Any) -> list[Tensor]:

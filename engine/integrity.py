@@ -4,7 +4,7 @@ Before a stage trains, in the configuration it is about to train in:
 
     gradient probe      several micro-batches each move a weight of their own, all of them by the right amount
     layout              this method's gradient is plain autograd's, however an update is cut up (engine/layout.py)
-    rows apart          the live model gives a text the same log-probs alone and in a micro-batch with others
+    rows apart          a micro-batch gives a text the log-probs that the live model gives it alone
 
 While it trains, from what every update records anyway (`of_updates`):
 
@@ -128,12 +128,16 @@ def difference(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]
 
 
 def rows_apart(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Check:
-    """Whether the live model gives a text the same log-probs alone and in a micro-batch with others, padded or packed as in
-    this run: an architecture that lets rows see one another, or their padding, would train on something else."""
+    """Whether a micro-batch, padded or packed as in this run, gives a text the log-probs that the live model's own logits give
+    it alone: an architecture that lets rows see one another, or their padding, or that caps or scales its logits after the last
+    layer, would train on something else."""
     statistic, allowed = APART[dtype]
-    found = difference(trainer.score(rows), [trainer.score([row])[0] for row in rows])
+    found = difference(trainer.score(rows), [trainer.score_alone(row) for row in rows])
     failed = not found[statistic] <= allowed
-    remedy = "this model's rows are not independent of one another: set train.packed to false, or use another attention backend"
+    remedy = (
+        "this model's rows see one another (set train.packed to false, or use another attention backend), or it caps or scales "
+        "its logits after the last layer, which the trainer's do not (use another model)"
+    )
     return Check(
         "rows apart",
         "failed" if failed else "passed",

@@ -7,7 +7,10 @@ from typing import Any
 from engine.explore import Exploration
 from engine.words import Problem, Rollout
 
-COUNTED = ("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert", "scored_tokens", "rounds")
+COUNTED = (
+    *("sampled_tokens", "graded_rollouts", "trained_tokens_own", "trained_tokens_expert"),
+    *("skipped_tokens", "scored_tokens", "rounds"),
+)
 # `sync`: the sampler's start, weights handed to it, the canary. What is in none of them is the start of everything else.
 PHASES: tuple[str, ...] = ("explore", "sync", "update", "checkpoint", "checks")
 
@@ -49,12 +52,12 @@ def mean(values: list[float]) -> float | None:
 
 def costs(rows: Sequence[dict], timings: Sequence[dict], parameters: int, gpus: int) -> dict[str, float]:
     """The costs of a stage, summed over its updates: tokens, rounds of generation that wait for one another, seconds, FLOPs
-    (2N per sampled, 6N per trained token, 2N per token scored besides; N all parameters), and GPU-hours."""
+    (2N per sampled, 6N per trained token unless skipped, 2N per token scored besides; N all parameters), and GPU-hours."""
     total: dict[str, float] = {name: sum(row[name] for row in rows) for name in COUNTED}
     phases = {f"seconds_{phase}": sum(row[f"seconds_{phase}"] for row in timings) for phase in PHASES}
     total |= {name: round(seconds, 1) for name, seconds in phases.items()}
     total["seconds"] = round(sum(phases.values()), 1)
-    trained = total["trained_tokens_own"] + total["trained_tokens_expert"]
+    trained = total["trained_tokens_own"] + total["trained_tokens_expert"] - total["skipped_tokens"]
     total["flops"] = parameters * (2 * (total["sampled_tokens"] + total["scored_tokens"]) + 6 * trained)
     total["gpu_hours"] = round(gpus * total["seconds"] / 3600, 4)
     return total

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+CHUNK = 1 << 27  # logits made at a time, 512 MiB in fp32 (engine/forward.py)
+
 
 @dataclass(frozen=True)
 class Settings:

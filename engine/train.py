@@ -86,23 +86,28 @@ class Trainer:
         """
         if self.reference:
             self.reference.follow(self.model, self.step)
-        batches = self._ranked(self._cut(trajectories))
+        working, idle = self._apart(trajectories)
+        batches = self._ranked(self._cut(working))
         counts = [self._counts(batch) for batch in batches]
-        trained = {author: sum(count.trained[author] for count in counts) for author in AUTHORS}
+        spared = [self._counts(one) for one in idle]
+        trained = {author: sum(count.trained[author] for count in (*counts, *spared)) for author in AUTHORS}
         rate = self.settings.rate(self.step)
         if sum(trained.values()) == 0:
             self.step += 1
             unseen = {f"logp_{author}": None for author in AUTHORS}
-            return {"loss": {}, "grad_norm": 0.0, "lr": rate, "trained_tokens": trained, "logp_drift": None, **unseen}
+            nothing = {"loss": {}, "grad_norm": 0.0, "skipped_tokens": 0, "logp_drift": None}
+            return {**nothing, "lr": rate, "trained_tokens": trained, **unseen}
         if self.optimizers:
             self.optimizers.use(self.method.optimizer(trajectories))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         self.engine.train()
-        divisors = self._divisors([count.terms for count in counts])
+        divisors = self._divisors([count.terms for count in counts], [count.terms for count in spared])
         losses = dict.fromkeys(divisors[0], 0.0)
         seen = dict.fromkeys(divisors[0], 0.0)
         drift, weights = Drift(fresh), Weights()
+        for one in idle if dist.get_rank() == 0 else ():
+            weights.add(replace(one.tokens, logp=one.tokens.old_logp), {})  # the log-probs they were sampled with
         every = self.settings.term_norms_every
         parts = Parts() if every and self.step % every == 0 and self.settings.zero_stage < 3 else None
 
@@ -124,8 +129,8 @@ class Trainer:
                 parts.add(batch, view, shares)
             return total
 
-        share = self._share(list(zip(batches, divisors, strict=True)))
-        accumulate(self.engine, [partial(loss, *one) for one in share], self.settings.accumulation)
+        mine = list(zip(batches, divisors, strict=True))[dist.get_rank() :: dist.get_world_size()]
+        accumulate(self.engine, [partial(loss, *one) for one in mine], self.settings.accumulation)
         norms = parts.norms(self._scored_alone, list(self.model.parameters())) if parts else {}
         norm = self._step()
         self.step += 1
@@ -148,6 +153,7 @@ class Trainer:
             **({"grad_norm_by_term": by_term} if by_term else {}),
             "lr": rate,
             "trained_tokens": trained,
+            "skipped_tokens": sum(count.trained["own"] for count in spared),
             "logp_drift": drift.measured(),
             **weights.measured(trained),
         }
@@ -164,6 +170,10 @@ class Trainer:
             found = forward.score(self.engine, input_ids.to(device), lengths.to(device), 1.0, packed=self.settings.packed)
         return [logp[: len(row) - 1].tolist() for logp, row in zip(found.logp, rows, strict=True)]
 
+    def score_alone(self, row: tuple[int, ...]) -> list[float]:
+        """As `score` of one row, but from the logits that the model itself gives. Every rank must call it."""
+        return forward.plain(self.engine, row, self.engine.device).tolist()
+
     def fingerprint(self) -> str:
         """Digest of weights in training, to be compared with the sampler's. Every rank must call it."""
         return forward.fingerprint(self.model)
@@ -173,8 +183,36 @@ class Trainer:
         value = self.method.loss(view)
         return value if isinstance(value, dict) else {"loss": Term(value, self.method.reduce)}
 
+    def _apart(self, trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[MicroBatch]]:
+        """Those that have to go through the model, and, in one micro-batch if there are any, those that need not: their
+        gradient is zero whatever their log-probs are, as that of a group is in which all rewards are equal. They count in the
+        denominators as ever.
+
+        Such are trajectories without a demonstration's token and without an advantage, if every term of the loss is exactly 0
+        on them with log-probs (entropies, what is read) drawn at random: a KL penalty or an entropy bonus is not. The layout
+        check before every stage has one of them. If there is nothing else, all go through.
+        """
+        silent = [t for t in trajectories if not any(s.tokens and s.trained and (s.expert or s.advantage) for s in t.segments)]
+        if self.scope or not silent or len(silent) == len(trajectories):  # ranks of entropies are among all tokens
+            return list(trajectories), []
+        batch, generator = tokens.collate(silent, self.pad), torch.Generator().manual_seed(0)
+
+        def drawn(scale: float) -> Tensor:
+            return scale * torch.rand(batch.tokens.logp.shape, generator=generator)
+
+        seen = {"logp": drawn(-20), "reference_logp": drawn(-20), "entropy": drawn(10), "read": defaultdict(lambda: drawn(10))}
+        view, says = replace(batch.tokens, **seen), torch.zeros(len(silent), dtype=torch.bool)
+        for term in self._terms(view).values():
+            says |= (term.values.where(view.trained if term.mask is None else term.mask, 0.0) != 0).any(dim=1)
+        idle = [t for t, counts in zip(silent, says.tolist(), strict=True) if not counts]
+        gone = set(map(id, idle))
+        return [t for t in trajectories if id(t) not in gone], [tokens.collate(idle, self.pad)] if idle else []
+
     def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
-        return tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad)
+        """In turn for each rank, as many for one as for another."""
+        width = self.model.config.get_text_config().hidden_size
+        parts = tokens.balanced(trajectories, dist.get_world_size(), width)
+        return tokens.dealt([tokens.micro_batches(part, self.settings.micro_batch_tokens, self.pad) for part in parts])
 
     def _counts(self, batch: MicroBatch) -> Counts:
         """What a micro-batch adds to each term's count and to the trained tokens, before any forward pass.
@@ -191,26 +229,19 @@ class Trainer:
         own, imitated = view.trained & ~view.expert, view.trained & view.expert
         return Counts(terms, {"own": int(own.sum()), "expert": int(imitated.sum())})
 
-    def _divisors(self, counts: list[dict[str, int]]) -> list[dict[str, float]]:
-        """What each micro-batch's sums are divided by: the counts of the whole update."""
-        return [dict(_added(counts))] * len(counts)
-
-    def _share(self, batches: list[tuple[MicroBatch, Any]]) -> list[tuple[MicroBatch, Any]]:
-        """This rank's micro-batches, each with its own, as many as any other rank's; the last ones may be filling."""
-        rank, world = dist.get_rank(), dist.get_world_size()
-        mine = batches[rank::world]
-        rounds = math.ceil(len(batches) / world)
-        last, divisor = batches[-1]
-        return mine + [(last.filling(), divisor)] * (rounds - len(mine))
+    def _divisors(self, counts: list[dict[str, int]], spared: list[dict[str, int]]) -> list[dict[str, float]]:
+        """What each micro-batch's sums are divided by: the counts of the whole update, with what needs no pass."""
+        return [dict(_added([*counts, *spared]))] * len(counts)
 
     def _ranked(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """With `entropy_rank` filled in, if the method needs it: by a pass of its own, for ranks are over the whole update."""
         if self.scope is None or not batches:
             return batches
         found = {}
-        for batch, index in self._share([(batch, i) for i, batch in enumerate(batches)]):
+        for index in range(dist.get_rank(), len(batches), dist.get_world_size()):
+            batch = batches[index]
             with torch.no_grad():
-                scored = self._scored(self.engine, batch.input_ids, batch.lengths, entropies=True)
+                scored = self._scored(self.engine, batch.input_ids, batch.lengths, batch.tokens.response, entropies=True)
             assert scored.entropy is not None
             found[index] = scored.entropy.cpu()
         found = ranks().gather(found)
@@ -221,22 +252,32 @@ class Trainer:
 
     def _forward(self, batch: MicroBatch) -> Tokens:
         """The micro-batch's view with log-probs, and what else the method needs, under the policy."""
-        found = self._scored(self.engine, batch.input_ids, batch.lengths)
+        found = self._scored(self.engine, batch.input_ids, batch.lengths, batch.tokens.response)
         moved = {name: v.to(self.engine.device) for name, v in vars(batch.tokens).items() if isinstance(v, Tensor)}
         return replace(batch.tokens, **(moved | vars(found)))
 
-    def _scored(self, model: Any, input_ids: Tensor, lengths: Tensor, entropies: bool = False) -> forward.Scored:
-        """What the method needs under `model`; or `entropies` alone, without the reference and what is read."""
+    def _scored(
+        self, model: Any, input_ids: Tensor, lengths: Tensor, wanted: Tensor, entropies: bool = False
+    ) -> forward.Scored:
+        """What the method needs under `model` at the `wanted` positions; or `entropies` alone, without the reference and what
+        is read."""
         chosen, device = self.settings, self.engine.device
-        wanted = entropies or "entropy" in self.needs
+        uncertain = entropies or "entropy" in self.needs
         beside = () if entropies else (self.reference and self.reference.model, getattr(self.method, "read", None))
         return forward.score(
-            model, input_ids.to(device), lengths.to(device), chosen.temperature, wanted, chosen.packed, *beside
+            model,
+            input_ids.to(device),
+            lengths.to(device),
+            chosen.temperature,
+            uncertain,
+            chosen.packed,
+            *beside,
+            wanted=wanted.to(device),
         )
 
-    def _scored_alone(self, input_ids: Tensor, lengths: Tensor) -> forward.Scored:
+    def _scored_alone(self, input_ids: Tensor, lengths: Tensor, wanted: Tensor) -> forward.Scored:
         """As in `_forward`, by the model without DeepSpeed's engine around it: the weights must not be partitioned."""
-        return self._scored(self.model, input_ids, lengths)
+        return self._scored(self.model, input_ids, lengths, wanted)
 
     def _step(self) -> float:
         """Clip and step; the gradient's norm before clipping. At stage 0 DeepSpeed clips but does not say the norm."""

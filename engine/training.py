@@ -255,7 +255,7 @@ class Training:
             "rounds": found.rounds + first.get("rounds", 0),
             "trained_tokens_own": trained["own"],
             "trained_tokens_expert": trained["expert"],
-            "scored_tokens": self.trainer.passes * sum(trained.values()),
+            "scored_tokens": self.trainer.passes * (sum(trained.values()) - update["skipped_tokens"]),
         }
 
     def resume(self) -> tuple[list[dict], list[dict]]:

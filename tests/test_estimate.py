@@ -160,17 +160,6 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-@pytest.mark.parametrize(("entropy", "bytes_each"), [(False, memory.LOGITS), (True, memory.LOGITS_ENTROPY)])
-def test_logits_take_that_many_bytes_for_each_token_and_entry(entropy: bool, bytes_each: int) -> None:
-    model = small(vocab_size=40_000, hidden_size=32, intermediate_size=32, num_hidden_layers=1)
-    with Peak() as peak:
-        scored = forward.score(model, torch.zeros((1, 256), dtype=torch.long), torch.tensor([256]), 1.0, entropy)
-        (scored.logp.sum() + (scored.entropy.sum() if scored.entropy is not None else 0)).backward()
-    gradients = sum(p.numel() for p in model.parameters()) * 2
-    assert peak.most > gradients
-    assert (peak.most - gradients) / 256 / 40_000 == pytest.approx(bytes_each, rel=0.1)
-
-
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_optimizer_and_checkpoints_are_as_large_as_deepspeed_makes_them(tmp_path: Path, stage: int) -> None:
     model = small(vocab_size=2000)
@@ -223,7 +212,7 @@ def test_a_second_optimizer_state_and_a_reference_are_held_besides(stage: int, t
 
 
 @pytest.mark.parametrize(
-    ("name", "reference", "entropy", "optimizers", "scored"),
+    ("name", "reference", "reads", "optimizers", "scored"),
     [
         ("grpo", False, False, False, 0),
         ("uft", True, False, False, 1),
@@ -234,17 +223,17 @@ def test_a_second_optimizer_state_and_a_reference_are_held_besides(stage: int, t
     ],
 )
 def test_what_a_method_asks_of_the_engine_is_part_of_its_habits(
-    name: str, reference: bool, entropy: bool, optimizers: bool, scored: int
+    name: str, reference: bool, reads: bool, optimizers: bool, scored: int
 ) -> None:
     found = habits(methods.build(name, {}, METHODS))
-    assert (found.reference, found.entropy, found.optimizers, found.scored) == (reference, entropy, optimizers, scored)
+    assert (found.reference, found.reads, found.optimizers, found.scored) == (reference, reads, optimizers, scored)
 
 
 def test_a_reference_costs_memory_on_every_rank_and_a_forward_pass() -> None:
     shape, train = models.shape(SEVEN), train_settings(zero_stage=3, ranks=8)
     plain, held = (memory.of_training(shape, train, "vllm", True, False, one) for one in (False, True))
     assert held.always["reference"] == 2 * shape.parameters and plain.always["reference"] == 0
-    assert held.peaks["updating"] - plain.peaks["updating"] > 2 * shape.parameters  # and its distributions
+    assert held.peaks["updating"] - plain.peaks["updating"] == 2 * shape.parameters
     assert held.host - plain.host == 2 * shape.parameters
     without, scored = (stage_cost(train, Habits(8, 1, 8, 8, 0, scored=one), shape, None) for one in (0, 1))
     assert scored.flops / without.flops == pytest.approx((2 + 8) / (2 + 6))
@@ -306,7 +295,7 @@ def test_prefixes_shorten_what_is_sampled_and_are_learned_from() -> None:
     assert found.own + found.expert == pytest.approx(8) and found.sampled == pytest.approx(found.own)
     assert 1 < found.expert < 2  # a whole demonstration, mostly half of one, now and then two fifths
     released = habits(methods.build("trapo", methods.preset("trapo", "as_released", METHODS), METHODS))
-    assert released.entropy and released.own + released.expert < 8  # one prefix is shown and not learned from
+    assert released.own + released.expert < 8  # one prefix is shown and not learned from
 
 
 def test_what_a_method_adds_in_update_is_counted(tmp_path: Path) -> None:
@@ -426,7 +415,7 @@ def test_what_is_shipped_fits_the_machine_it_names(path: Path, monkeypatch: pyte
     ("changed", "message"),
     [
         ({}, "while updating (activations"),
-        ({"gradient_checkpointing": True, "micro_batch_tokens": 65_536}, "train.micro_batch_tokens 9216"),
+        ({"gradient_checkpointing": True, "micro_batch_tokens": 262_144}, "train.micro_batch_tokens 9216"),
         ({"gradient_checkpointing": True, "sample_batch_tokens": 2_000_000}, "lower train.sample_batch_tokens from 2000000 to"),
         ({"gradient_checkpointing": True, "zero_stage": 0}, "train.zero_stage 2"),
         ({"gradient_checkpointing": True, "ranks": 1}, "train.offload true"),

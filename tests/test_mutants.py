@@ -33,7 +33,7 @@ MUTANTS = [
     Mutant(
         "mean of means",
         "engine/train.py",
-        "return [dict(_added(counts))] * len(counts)",
+        "return [dict(_added([*counts, *spared]))] * len(counts)",
         "return [{name: n * len(counts) for name, n in own.items()} for own in counts]",
         TRAIN,
     ),
@@ -60,7 +60,8 @@ MUTANTS = [
     Mutant("thresholds off by one", "methods/trapo.py", "/ len(rollouts) < threshold", "/ len(rollouts) <= threshold", TRAPO),
     Mutant("boundary not set", "engine/distributed.py", 'accumulation == "boundary":', 'accumulation == "unset":', TRAIN),
     Mutant("ranks not counted", "engine/distributed.py", "loss() * dist.get_world_size()", "loss()", RANKS),
-    Mutant("packed rows see one another", "engine/forward.py", "position_ids=positions, use_cache", "use_cache", LAYOUT),
+    Mutant("skipped rows not counted", "engine/train.py", "_added([*counts, *spared])", "_added(counts)", TRAIN),
+    Mutant("packed rows see one another", "engine/forward.py", ', "position_ids": place[real][None]}', "}", LAYOUT),
 ]
 SELECTED = sorted({mutant.killed_by for mutant in MUTANTS})
 

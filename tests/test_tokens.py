@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.reduce import mean_over_tokens, mean_over_trajectories, named, sum_over_length
-from engine.tokens import collate, micro_batches
+from engine.tokens import balanced, collate, dealt, length, micro_batches
 from engine.words import Problem, Rollout, Trajectory, expert, own
 
 PROMPT = Problem("p", (11, 12, 13, 14), "5")
@@ -66,6 +66,37 @@ def test_denominators_by_hand() -> None:
     assert average(sum_over_length()) == pytest.approx((6 / 10 + 4 / 10) / 3)  # the run's response limit
     for reduce in (mean_over_tokens, mean_over_trajectories, sum_over_length(5), sum_over_length()):
         assert named(str(reduce)) == reduce
+
+
+def of_lengths(*lengths: int) -> list[Trajectory]:
+    return [Trajectory(Problem(str(i), (1,) * n, ""), ()) for i, n in enumerate(lengths)]
+
+
+def test_ranks_get_trajectories_of_about_the_same_cost() -> None:
+    """Wide models: cost is length. 8 7 6 5 4 in two parts: 8 - 7, 6 - 5, then 4 - 1, then 3 - 1 leaves 2: 16 and 14."""
+    parts = balanced(of_lengths(8, 7, 6, 5, 4), 2, width=10**9)
+    assert sorted(sum(map(length, part)) for part in parts) == [14, 16]
+    tailed = of_lengths(400, 300, 200, 150, *range(30, 94))
+    for ranks in (2, 4, 8):
+        parts = balanced(tailed, ranks, width=100)
+        assert sorted(int(t.problem.id) for part in parts for t in part) == list(range(len(tailed)))
+        assert all(part == sorted(part, key=lambda t: int(t.problem.id)) for part in parts)
+        costs = [sum(length(t) * (1200 + length(t)) for t in part) for part in parts]
+        assert max(costs) - min(costs) < 0.01 * max(costs)
+    assert balanced(tailed, 1, 100) == [tailed] and balanced([], 2, 100) == [[], []]
+
+
+def test_attention_makes_long_rows_cost_more_than_their_tokens() -> None:
+    apart = [[length(t) for t in part] for part in balanced(of_lengths(100, 50, 50, 30), 2, width=2)]
+    assert sorted(apart) == [[50, 50, 30], [100]]  # 100 x 124 against 2 x 50 x 74 + 30 x 54
+
+
+def test_micro_batches_are_dealt_in_turn_and_missing_ones_filled() -> None:
+    one, other = (micro_batches(of_lengths(*sizes), 1, 0) for sizes in ((9, 8, 7), (6,)))
+    found = dealt([one, other])
+    assert found[::2] == one and found[1] is other[0] and len(found) == 6
+    assert all(b.trajectories == () and not b.tokens.response.any() for b in found[3::2])
+    assert dealt([[], []]) == []
 
 
 def test_micro_batches_hold_every_trajectory_once_and_keep_to_the_budget() -> None:

@@ -25,16 +25,39 @@ def last_stage(made: Plan, label: str) -> dict[str, Any]:
 
 
 STUDY = config("hybrids.yaml")
+MADE = pd.read_csv(ROOT / "config" / "tuning.csv")
 TRIALS = {row: name for name in ("tuning.yaml", "tuning_imitation.yaml") for row in config(name)["runs"]}
 
 
 def test_every_row_is_tried_on_problems_and_a_seed_that_no_result_uses() -> None:
-    assert sorted(TRIALS) == sorted(set(STUDY["runs"]) - {"base"}) and len(TRIALS) == 30
+    longer = {"base", "sft-576_updates"}  # with the rate of sft
+    assert sorted(TRIALS) == sorted(set(STUDY["runs"]) - longer) and len(TRIALS) == 30
     for name in set(TRIALS.values()):
         tried = config(name)
         assert not set(tried["seeds"]) & set(STUDY["seeds"]) and not set(tried["benchmarks"]) & set(STUDY["benchmarks"])
-    table = pd.read_csv(ROOT / "config" / "tuning.csv")
-    assert len(table) and set(table["run"]) <= set(TRIALS) and not table.duplicated(["run", "learning_rate"]).any()
+
+
+def test_every_row_has_four_trials_at_the_rates_of_its_kind() -> None:
+    rates = {
+        "tuning.yaml": ["1.0e-5", "3.0e-5", "1.0e-4", "3.0e-4"],
+        "tuning_imitation.yaml": ["1.0e-4", "3.0e-4", "1.0e-3", "3.0e-3"],
+    }
+    assert set(MADE["run"]) == set(TRIALS) and (MADE["problems"] == 400).all()
+    for row, name in TRIALS.items():
+        assert sorted(MADE[MADE["run"] == row]["learning_rate"]) == list(map(float, rates[name])), row
+    for name, declared in rates.items():
+        assert f"for rate in {' '.join(declared)}; do" in (ROOT / "config" / name).read_text()
+
+
+@pytest.mark.parametrize("row", sorted(TRIALS))
+def test_a_row_has_the_rate_of_its_best_trial(row: str) -> None:
+    """The smallest on a tie. The rows of the study of equal updates have those of the main table."""
+    best = MADE[MADE["run"] == row].sort_values(["solved", "learning_rate"], ascending=[False, True]).iloc[0]
+    made = checked(STUDY)
+    labels = [run.label for run in made.all_runs if run.label in (row, f"{row}-40_updates")]
+    assert row in labels
+    for label in labels:
+        assert last_stage(made, label)["train"]["learning_rate"] == best["learning_rate"], label
 
 
 @pytest.mark.parametrize("row", sorted(TRIALS))

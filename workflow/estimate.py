@@ -48,7 +48,7 @@ PROBLEMS, STEPS = 6, 4  # of the scripted run a method's habits are read from
 @dataclass(frozen=True)
 class Habits:
     """What a method does for one problem of an update: rollouts sampled, `rounds` of them that wait for one another, and in
-    units of a mean response the tokens sampled and those learned from, its own and the expert's. `entropy`: it needs whole
+    units of a mean response the tokens sampled and those learned from, its own and the expert's. `reads`: it reads whole
     distributions; `reference`: a frozen model; `optimizers`: an optimizer state for each of two kinds of updates; `scored`:
     forward passes over what is learned from besides that of the update itself."""
 
@@ -57,7 +57,7 @@ class Habits:
     sampled: float
     own: float
     expert: float
-    entropy: bool = False
+    reads: bool = False
     reference: bool = False
     optimizers: bool = False
     scored: int = 0
@@ -91,7 +91,7 @@ def habits(method: Any) -> Habits:
         sampled=(sum(1 - len(rollout.prefix) / LENGTH for rollout in rollouts) + before) / each,
         own=sum(share for share, expert in learned if not expert) / each,
         expert=sum(share for share, expert in learned if expert) / each,
-        entropy="entropy" in needs or hasattr(method, "read"),
+        reads=hasattr(method, "read"),
         reference=reference,
         optimizers=hasattr(method, "optimizer"),
         scored=reference + any(need.startswith("entropy_rank") for need in needs),

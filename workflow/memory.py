@@ -11,9 +11,9 @@ Read in this engine and in DeepSpeed 0.19.8; the activations of a forward pass a
     activations  of one micro-batch. A row is never cut: at least prompt + response tokens, however small the budget. In each
                  layer and for each token, with a, k the widths of queries and keys: 2 norms x (4 + 2 s) hidden, s (2 a + 2 k)
                  in attention, 4 s intermediate. `gradient_checkpointing` keeps s hidden of each layer and one layer in full
-    logits       12 bytes for each token and vocabulary entry: the fp32 log-softmax and two gradients of it, or logits, scaled
-                 logits and log-softmax; 20 for a method that needs the entropy or reads whole distributions; 4 more with a
-                 reference
+    logits       for each token and vocabulary entry one fp32 number and, where it is of another kind, the model's own; 24 bytes
+                 for a method that reads whole distributions. Of a chunk of tokens at most (engine/forward.py), and then the
+                 gradient of the last layer for it, s hidden for each vocabulary entry. And a few copies of a part of it
     norms by term  a full gradient, in updates that measure them (`term_norms_every`; not under ZeRO-3), and a second one in the
                  place of activations and logits
     sampler      vLLM: a copy of the weights, a KV cache of `sample_batch_tokens`, activations. It sleeps during an update, and
@@ -24,11 +24,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.settings import CHUNK
 from workflow.models import Shape
 
 GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2}
-LOGITS, LOGITS_ENTROPY, LOGITS_REFERENCE = 12, 20, 4  # bytes for each token and vocabulary entry
+LOGITS = {"float32": 4, "bfloat16": 6}  # bytes for each token and vocabulary entry
+LOGITS_READ, BLOCKS = 24, 4 / 16  # the same; and the fp32 numbers of a chunk that there are copies of for a moment
 GATHERED, BUCKET = 10**9, 5 * 10**8  # parameters; DeepSpeed's defaults
 STEP_TOKENS, ROWS, BLOCK = 8192, 1024, 16  # of engine/sampler/vllm.py on GPUs
 RESERVE = 0.06  # of a GPU: CUDA's context, NCCL's buffers, fragmentation
@@ -64,12 +66,12 @@ def of_training(
     train: dict[str, Any],
     sampler: str,
     samples: bool,
-    entropy: bool,
+    reads: bool,
     reference: bool = False,
     optimizers: bool = False,
 ) -> Memory:
-    """Of a training stage. `samples`: whether its method samples; `entropy`: whether it needs the policy's entropy or reads
-    whole distributions; `reference`: a frozen model; `optimizers`: an optimizer state for each of two kinds of updates."""
+    """Of a training stage. `samples`: whether its method samples; `reads`: whether it reads whole distributions;
+    `reference`: a frozen model; `optimizers`: an optimizer state for each of two kinds of updates."""
     size, count, stage, ranks = BYTES[train["dtype"]], shape.parameters, train["zero_stage"], world(train)
     share = count / ranks if stage else count
     master = 12 if size == 2 else (12 if stage else 8)  # plain AdamW in fp32 needs no master copy
@@ -82,7 +84,9 @@ def of_training(
     gradients = {0: size * count + (4 * count if size == 2 else 0), 1: size * count}.get(stage, partitioned)
     tokens = max(train["micro_batch_tokens"], longest(train))
     held = activations(shape, size, tokens, train["packed"], train.get("gradient_checkpointing", False))
-    logits = tokens * shape.vocabulary * ((LOGITS_ENTROPY if entropy else LOGITS) + LOGITS_REFERENCE * reference)
+    numbers = tokens * shape.vocabulary
+    logits = min(numbers, CHUNK) * (LOGITS_READ if reads else LOGITS[train["dtype"]] + 4 * BLOCKS)
+    logits += size * shape.hidden * shape.vocabulary if numbers > CHUNK else 0
     norms = max(size * count, 2 * size * count - held - logits) if train["term_norms_every"] and stage < 3 else 0
     phases = {
         "updating": {"gradients": gradients, "activations": held, "logits": logits, "norms by term": norms},

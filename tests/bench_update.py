@@ -1,0 +1,183 @@
+"""How fast an update is, side by side with TRL's, and how close to what the machine can do: `make bench`.
+
+    GRPO      128 completions of 64 tokens after prompts of 32, no KL term, one update per batch, against TRL's GRPOTrainer
+    SFT       the same texts as demonstrations, against TRL's SFTTrainer, with packing and without
+
+One optimizer step each, in turns, on all cores: TRL's own loop in a process of its own, in the environment --trl, with given
+rollouts in the place of generated ones. Each trainer has the size of a forward pass that is fastest for it, of a few.
+`of the limit` is model FLOP utilisation: 6 N FLOPs per token (N without the embeddings that are only looked up), prompts
+included and padding not, over the FLOP/s of a matrix product in fp32 on the same machine, measured in the same turns.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from engine import methods
+from engine.settings import Settings
+from engine.train import Trainer
+from engine.words import Problem, Rollout, Trajectory, expert, own
+
+ROOT = Path(__file__).parents[1]
+GROUP, PROMPT, COMPLETION = 8, 32, 64
+ROW = PROMPT + COMPLETION
+SIDE = 1024  # of the matrices whose product is the limit
+Row = tuple[list[int], list[int], float]
+Step = Callable[[], float]
+
+
+def rows(groups: int, vocabulary: int) -> list[Row]:
+    """(prompt, completion, advantage); no group is without advantages."""
+    draw = random.Random(0)
+    found = []
+    for _ in range(groups):
+        prompt = draw.choices(range(10, vocabulary - 10), k=PROMPT)
+        for k in range(GROUP):
+            found.append((prompt, draw.choices(range(10, vocabulary - 10), k=COMPLETION), 1.0 - 2.0 * (k % 2)))
+    return found
+
+
+def trajectories(kind: str, given: list[Row]) -> list[Trajectory]:
+    found = []
+    for i, (prompt, completion, advantage) in enumerate(given):
+        rollout = Rollout((), tuple(completion), (-5.0,) * COMPLETION, advantage, "length")
+        text = own(rollout, advantage) if kind == "grpo" else expert(tuple(completion))
+        found.append(Trajectory(Problem(str(i), tuple(prompt), ""), (text,)))
+    return found
+
+
+def ours(kind: str, model: Path, given: list[Row], micro_batch_tokens: int, packed: bool = False) -> Step:
+    """One update by the trainer of every stage."""
+    settings = Settings(1e-6, 1000, micro_batch_tokens=micro_batch_tokens, packed=packed, term_norms_every=0)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    trainer = Trainer(loaded, methods.build(kind, {}, ROOT / "methods"), settings, pad=0)
+    wanted = trajectories(kind, given)
+
+    def step() -> float:
+        began = time.perf_counter()
+        found = trainer.update(wanted)
+        took = time.perf_counter() - began
+        assert found["grad_norm"] > 0 and sum(found["trained_tokens"].values()) == len(given) * COMPLETION
+        return took
+
+    return step
+
+
+@contextmanager
+def trl(python: Path, job: dict[str, Any]) -> Iterator[Step]:
+    """One step of TRL's trainer, in its own process."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(job, file)
+        file.flush()
+        command = [str(python), str(ROOT / "tests" / "trl_worker.py"), file.name]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as worker:
+            assert worker.stdin and worker.stdout
+            versions, asked = worker.stdout.readline(), worker.stdin
+            if not versions:
+                raise SystemExit(f"TRL did not start; see: {' '.join(command)}")
+
+            def step() -> float:
+                asked.write("step\n")
+                asked.flush()
+                return float(worker.stdout.readline())  # pyright: ignore[reportOptionalMemberAccess]
+
+            step.versions = json.loads(versions)  # pyright: ignore[reportFunctionMemberAccess]
+            yield step
+            worker.kill()
+
+
+def limit() -> float:
+    """Seconds of one product of SIDE x SIDE matrices in fp32, the best of a few."""
+    one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
+    found = []
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.mm(one, other)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def fastest(made: dict[str, Step]) -> tuple[str, Step]:
+    """By two steps of each, after one to warm up."""
+    took = {name: min([step() for _ in range(3)][1:]) for name, step in made.items()}
+    name = min(took, key=lambda one: took[one])
+    tried = ", ".join(f"{other} {seconds:.2f} s" for other, seconds in took.items())
+    sys.stderr.write(f"  {name} of: {tried}\n")
+    return name, made[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "miniature" / "base", help="a checkpoint folder")
+    parser.add_argument("--trl", type=Path, required=True, help="python of an environment with TRL")
+    parser.add_argument("--groups", type=int, default=16, help="of 8 completions")
+    parser.add_argument("--repeats", type=int, default=9, help="of which medians are taken")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+
+    sized = AutoModelForCausalLM.from_pretrained(given.model)
+    active = sum(p.numel() for p in sized.parameters()) - sized.model.embed_tokens.weight.numel()
+    data = rows(given.groups, sized.config.vocab_size)
+    job = {"model": str(given.model), "rows": data, "steps": 3 + given.repeats, "length": 10 * ROW}
+    with ExitStack() as open_:
+
+        def rival(**changed: Any) -> Step:
+            return open_.enter_context(trl(given.trl, {**job, **changed}))
+
+        sizes = [len(data) * ROW // cut for cut in (16, 8, 4, 1)]
+        found: dict[str, tuple[str, Step, int]] = {}  # what is compared: (how, one step, tokens of a step)
+        for kind in ("grpo", "sft"):
+            sys.stderr.write(f"{kind}: sizes of a forward pass, tried\n")
+            tried = {f"{size} tokens": ours(kind, given.model, data, size) for size in sizes}
+            found[f"{kind} ours"] = (*fastest(tried), len(data) * ROW)
+            batches = [len(data) // cut for cut in (16, 8, 4, 1)]
+            if kind == "grpo":
+                found["grpo TRL"] = (*fastest({f"{n} rows": rival(kind=kind, batch=n) for n in batches}), len(data) * ROW)
+            else:
+                for name, packing, one in (("packed", True, 10), ("padded", False, 1)):
+                    tried = {f"{n} rows": rival(kind=kind, batch=n // one, packing=packing) for n in batches if n >= one}
+                    how, step = fastest(tried)
+                    found[f"sft TRL {name}"] = (how, step, int(how.split()[0]) // one * one * ROW)
+        seconds: dict[str, list[float]] = {name: [] for name in found}
+        products = []
+        order = random.Random(1)
+        for _ in range(given.repeats):
+            products.append(limit())
+            for name in order.sample(list(found), len(found)):
+                seconds[name].append(found[name][1]())
+        versions = found["grpo TRL"][1].versions  # pyright: ignore[reportFunctionMemberAccess]
+
+    speed = {name: [tokens / took for took in seconds[name]] for name, (_, _, tokens) in found.items()}
+    flops = 2 * SIDE**3 / statistics.median(products)
+    say = sys.stdout.write
+    say(f"{len(data)} rows of {PROMPT} + {COMPLETION} tokens, {active:,} weights that are multiplied, fp32\n")
+    say(f"{platform.processor() or platform.machine()}, {given.threads} threads, {flops / 1e9:.0f} GFLOP/s in a product of ")
+    say(f"{SIDE} x {SIDE}; torch {torch.__version__}; TRL's side: {', '.join(f'{k} {v}' for k, v in versions.items())}\n\n")
+    say(f"{'':18}{'a forward pass':>18}{'s a step':>10}{'tokens/s':>10}{'ours / it':>11}{'of the limit':>14}\n")
+    for name, (how, _, _) in found.items():
+        rate = statistics.median(speed[name])
+        ratio = statistics.median(a / b for a, b in zip(speed[f"{name.split()[0]} ours"], speed[name], strict=True))
+        used = 6 * active * rate / flops
+        say(f"{name:18}{how:>18}{statistics.median(seconds[name]):10.3f}{rate:10.0f}{ratio:11.2f}{used:13.0%}\n")
+
+
+if __name__ == "__main__":
+    main()
