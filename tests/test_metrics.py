@@ -42,10 +42,10 @@ METHODS: dict[str, Any] = {
 SPARED = ("grpo", "luffy", "trapo")  # whose loss says nothing about own text without an advantage
 
 
-def plain(name: str) -> dict[str, Any]:
+def plain(case: str) -> dict[str, Any]:
     """The curves of an update of all trajectories in one padded batch, with a backward pass for each part of the loss. Without
     a pass, log-probs are those of the sampler."""
-    method = METHODS[name]
+    method = METHODS[case]
     model, batch = small_model(), collate(trajectories(), 0)
     logp_all = torch.log_softmax(model(input_ids=batch.input_ids).logits[:, :-1], dim=-1)
     logp = logp_all.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
@@ -66,7 +66,7 @@ def plain(name: str) -> dict[str, Any]:
     for name, loss in parts.items():
         found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, materialize_grads=True)
         norms[name] = float(torch.cat([gradient.flatten() for gradient in found]).norm())
-    told = logp.where(t.expert | (t.advantage != 0), t.old_logp) if name in SPARED else logp
+    told = logp.where(t.expert | (t.advantage != 0), t.old_logp) if case in SPARED else logp
     means = {"logp_own": told[t.trained & ~t.expert].mean().item(), "logp_expert": logp[t.trained & t.expert].mean().item()}
     return {**means, "grad_norm_by_term": norms}
 
