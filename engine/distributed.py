@@ -72,7 +72,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 def _deepspeed() -> Any:
     """DeepSpeed with its engine, imported without Inductor: on import it hands three functions of its Muon optimizer to
     torch.compile, which loads the compiler then, 1.2 of 6 seconds of a stage's start. Nothing here uses that optimizer."""
-    with mock.patch("torch.compile", lambda *_, **__: lambda function: function):
+    with mock.patch("torch.compile", lambda function: function):
         import deepspeed
         import deepspeed.runtime.zero.muon.original_muon
     return deepspeed

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from engine.settings import CHUNK
+from engine.settings import BLOCK, CHUNK
 
-BLOCK = CHUNK >> 4  # logits of which there may be copies for a moment
 TENSORS, WEIGHTS = 8, 65_536  # of a model's fingerprint: about so many tensors, and at most so many weights of each
 
 
@@ -93,6 +93,10 @@ def score(
             made.append(_hidden(reference, given)[at])
     rows = max(1, chunk // _module(model).config.get_text_config().vocab_size)
     pieces = list(zip(*(values.split(rows) for values in made), strict=True))
+    if dist.is_initialized() and any(hasattr(p, "ds_id") for p in _module(model).get_output_embeddings().parameters()):
+        most = torch.tensor(len(pieces))  # under ZeRO-3 the last layer is gathered for each chunk, by all ranks together
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        pieces += [tuple(values[:0] for values in made)] * (int(most) - len(pieces))
     parts = [part(*pieces[0])] if len(pieces) == 1 else [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
 
     def whole(values: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 CHUNK = 1 << 27  # logits made at a time, 512 MiB in fp32 (engine/forward.py)
+BLOCK = CHUNK >> 4  # of them there may be copies for a moment
 
 
 @dataclass(frozen=True)

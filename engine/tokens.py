@@ -114,8 +114,8 @@ def balanced(trajectories: Sequence[Trajectory], ranks: int, width: int) -> list
     a transformer of hidden size `width` about 24 width^2 + 2 width L a layer, half of the attention being causally masked.
     """
     costs = [length(one) * (12 * width + length(one)) for one in trajectories]
-    Parts = list[tuple[int, list[int]]]  # cost and members of each rank's part, largest first
-    alone: list[tuple[int, int, Parts]] = [
+    # Of each partial solution: minus its spread, its first member, and cost and members of each rank's part, largest first.
+    alone: list[tuple[int, int, list[tuple[int, list[int]]]]] = [
         (-cost, i, [(cost, [i]), *(((0, []),) * (ranks - 1))]) for i, cost in enumerate(costs)
     ]
     heapq.heapify(alone)
@@ -129,8 +129,8 @@ def balanced(trajectories: Sequence[Trajectory], ranks: int, width: int) -> list
 
 
 def dealt(parts: Sequence[Sequence[MicroBatch]]) -> list[MicroBatch]:
-    """The ranks' micro-batches in turn, as many for each: rank r has every one from the r-th on whose place is r more than a
-    multiple of the number of ranks. Who has fewer is given fillings, for all must make the same backward passes."""
+    """The micro-batches of all ranks in one list, where those of rank r are `[r::ranks]`. Who has fewer is given fillings, for
+    all must make the same backward passes."""
     last = next((part[-1] for part in reversed(parts) if part), None)
     rounds = range(max(map(len, parts)))
     return [part[i] if i < len(part) else last.filling() for i in rounds for part in parts if last]

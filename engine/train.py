@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine import forward, ranking, tokens
+from engine import forward, ranking, silence, tokens
 from engine.curves import AUTHORS, Drift, Parts, Weights
 from engine.distributed import accumulate, initialize, ranks, start_distributed, summed
 from engine.optimizers import Optimizers
@@ -31,17 +31,21 @@ NEEDS = ("entropy", "reference_logp", *SCOPED)
 
 @dataclass(frozen=True)
 class Counts:
-    """What one micro-batch adds to the count of each term, and its trained tokens by author."""
+    """What one micro-batch adds to the count of each term, and its trained tokens by author; how many trajectories it has."""
 
     terms: dict[str, int]
     trained: dict[str, int]
+    trajectories: int
 
 
 class Trainer:
     """A model, its method's loss and DeepSpeed's engine. `model` is the live module; samplers read it directly.
 
+    `skips`: trajectories that move nothing are counted and not passed (engine/silence.py).
     `reference` is the model a method's `reference_logp` is under, if it needs one; None: `model` as it is now.
     """
+
+    skips = True
 
     def __init__(self, model: Any, method: Any, settings: Settings, pad: int, reference: Any = None) -> None:
         start_distributed(settings.device)
@@ -86,11 +90,13 @@ class Trainer:
         """
         if self.reference:
             self.reference.follow(self.model, self.step)
-        working, idle = self._apart(trajectories)
-        batches = self._ranked(self._cut(working))
-        counts = [self._counts(batch) for batch in batches]
-        spared = [self._counts(one) for one in idle]
-        trained = {author: sum(count.trained[author] for count in (*counts, *spared)) for author in AUTHORS}
+        passed, silent = list(trajectories), []
+        if self.skips and self.scope is None:  # ranks of entropies are among all tokens
+            passed, silent = silence.apart(trajectories, self._terms, self.pad)
+        batches = self._ranked(self._cut(passed))
+        skipped = [tokens.collate(silent, self.pad)] if silent else []
+        counts, beside = [self._counts(batch) for batch in batches], [self._counts(batch) for batch in skipped]
+        trained = {author: sum(count.trained[author] for count in (*counts, *beside)) for author in AUTHORS}
         rate = self.settings.rate(self.step)
         if sum(trained.values()) == 0:
             self.step += 1
@@ -102,12 +108,12 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         self.engine.train()
-        divisors = self._divisors([count.terms for count in counts], [count.terms for count in spared])
+        divisors = self._divisors(counts, beside)
         losses = dict.fromkeys(divisors[0], 0.0)
         seen = dict.fromkeys(divisors[0], 0.0)
         drift, weights = Drift(fresh), Weights()
-        for one in idle if dist.get_rank() == 0 else ():
-            weights.add(replace(one.tokens, logp=one.tokens.old_logp), {})  # the log-probs they were sampled with
+        for batch in skipped if dist.get_rank() == 0 else ():
+            weights.add(replace(batch.tokens, logp=batch.tokens.old_logp), {})
         every = self.settings.term_norms_every
         parts = Parts() if every and self.step % every == 0 and self.settings.zero_stage < 3 else None
 
@@ -153,7 +159,7 @@ class Trainer:
             **({"grad_norm_by_term": by_term} if by_term else {}),
             "lr": rate,
             "trained_tokens": trained,
-            "skipped_tokens": sum(count.trained["own"] for count in spared),
+            "skipped_tokens": sum(count.trained["own"] for count in beside),
             "logp_drift": drift.measured(),
             **weights.measured(trained),
         }
@@ -183,36 +189,16 @@ class Trainer:
         value = self.method.loss(view)
         return value if isinstance(value, dict) else {"loss": Term(value, self.method.reduce)}
 
-    def _apart(self, trajectories: Sequence[Trajectory]) -> tuple[list[Trajectory], list[MicroBatch]]:
-        """Those that have to go through the model, and, in one micro-batch if there are any, those that need not: their
-        gradient is zero whatever their log-probs are, as that of a group is in which all rewards are equal. They count in the
-        denominators as ever.
-
-        Such are trajectories without a demonstration's token and without an advantage, if every term of the loss is exactly 0
-        on them with log-probs (entropies, what is read) drawn at random: a KL penalty or an entropy bonus is not. The layout
-        check before every stage has one of them. If there is nothing else, all go through.
-        """
-        silent = [t for t in trajectories if not any(s.tokens and s.trained and (s.expert or s.advantage) for s in t.segments)]
-        if self.scope or not silent or len(silent) == len(trajectories):  # ranks of entropies are among all tokens
-            return list(trajectories), []
-        batch, generator = tokens.collate(silent, self.pad), torch.Generator().manual_seed(0)
-
-        def drawn(scale: float) -> Tensor:
-            return scale * torch.rand(batch.tokens.logp.shape, generator=generator)
-
-        seen = {"logp": drawn(-20), "reference_logp": drawn(-20), "entropy": drawn(10), "read": defaultdict(lambda: drawn(10))}
-        view, says = replace(batch.tokens, **seen), torch.zeros(len(silent), dtype=torch.bool)
-        for term in self._terms(view).values():
-            says |= (term.values.where(view.trained if term.mask is None else term.mask, 0.0) != 0).any(dim=1)
-        idle = [t for t, counts in zip(silent, says.tolist(), strict=True) if not counts]
-        gone = set(map(id, idle))
-        return [t for t in trajectories if id(t) not in gone], [tokens.collate(idle, self.pad)] if idle else []
-
     def _cut(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
-        """In turn for each rank, as many for one as for another."""
-        width = self.model.config.get_text_config().hidden_size
-        parts = tokens.balanced(trajectories, dist.get_world_size(), width)
-        return tokens.dealt([tokens.micro_batches(part, self.settings.micro_batch_tokens, self.pad) for part in parts])
+        """In turn for each rank, as many for one as for another. Padded ones cost about the same, all being about full; packed
+        ones are cut after the trajectories have been balanced over the ranks."""
+        ranks, budget = dist.get_world_size(), self.settings.micro_batch_tokens
+        if self.settings.packed:
+            width = self.model.config.get_text_config().hidden_size
+            shares = tokens.balanced(trajectories, ranks, width)
+            return tokens.dealt([tokens.micro_batches(share, budget, self.pad) for share in shares])
+        batches = tokens.micro_batches(trajectories, budget, self.pad)
+        return tokens.dealt([batches[rank::ranks] for rank in range(ranks)])
 
     def _counts(self, batch: MicroBatch) -> Counts:
         """What a micro-batch adds to each term's count and to the trained tokens, before any forward pass.
@@ -227,11 +213,11 @@ class Trainer:
             for name, term in self._terms(view).items()
         }
         own, imitated = view.trained & ~view.expert, view.trained & view.expert
-        return Counts(terms, {"own": int(own.sum()), "expert": int(imitated.sum())})
+        return Counts(terms, {"own": int(own.sum()), "expert": int(imitated.sum())}, len(batch.trajectories))
 
-    def _divisors(self, counts: list[dict[str, int]], spared: list[dict[str, int]]) -> list[dict[str, float]]:
-        """What each micro-batch's sums are divided by: the counts of the whole update, with what needs no pass."""
-        return [dict(_added([*counts, *spared]))] * len(counts)
+    def _divisors(self, counts: list[Counts], beside: list[Counts]) -> list[dict[str, float]]:
+        """What each micro-batch's sums are divided by: the counts of the whole update, with what is not passed."""
+        return [dict(_added([count.terms for count in (*counts, *beside)]))] * len(counts)
 
     def _ranked(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """With `entropy_rank` filled in, if the method needs it: by a pass of its own, for ranks are over the whole update."""

@@ -39,7 +39,7 @@ METHODS: dict[str, Any] = {
     "trapo": build("trapo", "matched"),
     "released": build("trapo", "as_released"),
 }
-SPARED = ("grpo", "luffy", "trapo")  # whose loss says nothing about own text without an advantage
+SPARED = ("grpo", "luffy", "trapo")  # whose loss says nothing about the last trajectory, own text without an advantage
 
 
 def plain(case: str) -> dict[str, Any]:
@@ -66,7 +66,9 @@ def plain(case: str) -> dict[str, Any]:
     for name, loss in parts.items():
         found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, materialize_grads=True)
         norms[name] = float(torch.cat([gradient.flatten() for gradient in found]).norm())
-    told = logp.where(t.expert | (t.advantage != 0), t.old_logp) if case in SPARED else logp
+    told = logp.clone()
+    if case in SPARED:
+        told[6] = t.old_logp[6]
     means = {"logp_own": told[t.trained & ~t.expert].mean().item(), "logp_expert": logp[t.trained & t.expert].mean().item()}
     return {**means, "grad_norm_by_term": norms}
 

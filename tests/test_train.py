@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from engine import bugs, forward, methods
+from engine import methods
 from engine.curves import Drift
 from engine.forward import Distribution
 from engine.reduce import mean_over_tokens
@@ -16,7 +18,7 @@ from engine.settings import Settings
 from engine.tokens import collate
 from engine.train import Trainer
 from engine.words import Problem, Rollout, Term, Trajectory, expert, own
-from tests.conftest import METHODS, on_two_ranks
+from tests.conftest import METHODS, ROOT, on_two_ranks
 
 SETTINGS = Settings(learning_rate=1e-2, updates=4, clip_gradient=1e9, response_tokens=16, term_norms_every=0)
 
@@ -126,50 +128,6 @@ def test_loss_and_gradient_norm_equal_a_plain_backward_however_the_update_is_cut
         assert_same_step(other, after[0])
 
 
-class Held:
-    """Reinforces and stays near its reference."""
-
-    reduce, needs = mean_over_tokens, ("reference_logp",)
-
-    def loss(self, t):
-        apart = t.reference_logp - t.logp
-        return {"policy": Term(-t.advantage * t.logp, self.reduce), "kl": Term(apart.exp() - apart - 1, self.reduce, 0.1)}
-
-
-def rows_passed(method, trainer: type[Trainer] = Trainer) -> tuple[int, dict]:
-    made = trainer(small_model(), method, SETTINGS, pad=0)
-    rows: list[int] = []
-    made.model.model.register_forward_pre_hook(lambda _, args, given: rows.append(len(given["input_ids"])), with_kwargs=True)
-    return sum(rows) if (found := made.update(trajectories())) and rows else 0, found
-
-
-def test_what_has_no_advantage_is_passed_only_if_the_loss_says_something_about_it() -> None:
-    """Two of the seven, with 5 tokens, are own text without an advantage. They count in the denominators: other tests."""
-    for name, preset in (("grpo", "matched"), ("luffy", "matched"), ("trapo", "matched")):
-        passed, found = rows_passed(build(name, preset))
-        assert (passed, found["skipped_tokens"], sum(found["trained_tokens"].values())) == (5, 5, 55)
-        assert found["loss"] and found["grad_norm"] > 0
-    for method in (build("luffy", "as_paper"), build("sft", "matched"), Held()):  # entropy, every token, KL
-        passed, found = rows_passed(method)
-        assert (passed, found["skipped_tokens"]) == (7, 0)
-    assert rows_passed(build("grpo", "matched"), bugs.trainer("mean_of_means"))[0] == 7
-
-
-def test_log_probs_of_what_is_not_passed_are_those_it_was_sampled_with() -> None:
-    """The curve `logp_own` is over all own tokens: as if the sampler had said what the trainer says."""
-    model, given = small_model(), trajectories()
-    rows = [[*t.problem.prompt, *(token for s in t.segments for token in s.tokens)] for t in given]
-    found = []
-    for t, row in zip(given, rows, strict=True):
-        logp = forward.plain(model, row, "cpu").tolist()[len(t.problem.prompt) - 1 :]
-        shown = t.segments[0].tokens
-        own_text = dataclasses.replace(t.segments[1], logp=tuple(logp[len(shown) :]))
-        found.append(dataclasses.replace(t, segments=(t.segments[0], own_text)))
-    told = [value for t in found for value in t.segments[1].logp]
-    update = Trainer(small_model(), build("grpo", "matched"), SETTINGS, pad=0).update(found)
-    assert update["skipped_tokens"] == 5 and update["logp_own"] == pytest.approx(sum(told) / len(told), abs=1e-5)
-
-
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_zero_stages_agree(stage: int) -> None:
     method = build("trapo", "matched")
@@ -200,7 +158,7 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
     script = f"""
 import dataclasses, json, sys
 from tests.test_train import *
-trainer = Trainer(small_model(), build("trapo", "matched"), dataclasses.replace(SETTINGS, micro_batch_tokens=1), pad=0)
+trainer = Trainer(small_model(), build("trapo", "as_released"), dataclasses.replace(SETTINGS, micro_batch_tokens=1), pad=0)
 found = trainer.update(trajectories())
 if torch.distributed.get_rank() == 0:
     torch.save(weights(trainer), {str(tmp_path / "weights.pt")!r})
@@ -208,12 +166,12 @@ if torch.distributed.get_rank() == 0:
 torch.distributed.barrier()
 """
     on_two_ranks(script)
-    trainer = Trainer(small_model(), build("trapo", "matched"), SETTINGS, pad=0)
+    trainer = Trainer(small_model(), build("trapo", "as_released"), SETTINGS, pad=0)
     alone = trainer.update(trajectories())
     together = json.loads((tmp_path / "found.json").read_text())
-    assert alone["grad_norm"] > 1e-3
+    assert alone["grad_norm"] > 1e-3 and alone["skipped_tokens"] == 0
     assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
-    assert together["loss"]["loss"] == pytest.approx(alone["loss"]["loss"], rel=1e-5)
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert_same_step(torch.load(tmp_path / "weights.pt"), weights(trainer))
 
 
@@ -281,7 +239,7 @@ def test_drift_is_of_fresh_rollouts_at_the_sampling_temperature_and_keeps_a_nan(
     settings = dataclasses.replace(SETTINGS, temperature=0.5, micro_batch_tokens=40)
     for fresh in (lambda t: True, lambda t: t.problem.id in ("0", "4")):
         trainer = Trainer(small_model(), build("grpo", "matched"), settings, pad=0)
-        rows = [t for t in trajectories() if fresh(t) and t.problem.id not in ("3", "6")]  # these are not passed
+        rows = [t for t in trajectories() if fresh(t) and t.problem.id != "6"]  # that one is not passed
         batch = collate(rows, 0)
         logits = small_model()(input_ids=batch.input_ids).logits[:, :-1] / 0.5
         logp = torch.log_softmax(logits, dim=-1).gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
@@ -302,3 +260,16 @@ def test_learning_rate_schedules() -> None:
     cosine = Settings(learning_rate=1.0, updates=10, schedule="cosine", warmup_updates=2)
     assert [round(cosine.rate(s), 3) for s in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.55, 0.134]
     assert Settings(learning_rate=2.0, updates=10).rate(9) == 2.0
+
+
+def test_a_trainer_starts_without_the_compiler() -> None:
+    """A fifth of a stage's start (engine/distributed.py). In a process of its own, for others may have loaded it."""
+    script = """
+import sys, torch
+compiling = torch.compile
+from tests.test_train import *
+Trainer(small_model(), build("sft", "matched"), SETTINGS, pad=0)
+print("deepspeed" in sys.modules, "torch._inductor.compile_fx" in sys.modules, torch.compile is compiling)
+"""
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert found.stdout.splitlines()[-1] == "True False True"

@@ -84,9 +84,7 @@ def _training(spec: dict[str, Any], sampler: str, hardware: Hardware | None, pla
     shape = models.shape(spec["model"])
 
     def again(settings: dict[str, Any]) -> Memory:
-        return memory.of_training(
-            shape, settings, sampler, habit.rollouts > 0, habit.reads, habit.reference, habit.optimizers
-        )
+        return memory.of_training(shape, settings, sampler, habit.rollouts > 0, habit.reads, habit.reference, habit.optimizers)
 
     return Job("train", [], stage_cost(train, habit, shape, hardware), again(train), shape, train, again, habit)
 

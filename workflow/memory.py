@@ -12,8 +12,10 @@ Read in this engine and in DeepSpeed 0.19.8; the activations of a forward pass a
                  layer and for each token, with a, k the widths of queries and keys: 2 norms x (4 + 2 s) hidden, s (2 a + 2 k)
                  in attention, 4 s intermediate. `gradient_checkpointing` keeps s hidden of each layer and one layer in full
     logits       for each token and vocabulary entry one fp32 number and, where it is of another kind, the model's own; 24 bytes
-                 for a method that reads whole distributions. Of a chunk of tokens at most (engine/forward.py), and then the
-                 gradient of the last layer for it, s hidden for each vocabulary entry. And a few copies of a part of it
+                 for a method that reads whole distributions. Of a chunk of tokens at most (engine/forward.py), and a few copies
+                 of a part of it. The last layer's gradient, s hidden for each vocabulary entry, is there twice while it is
+                 added, with several chunks four times: of this chunk, those before, their sum, and other micro-batches;
+                 one more was measured with a reference
     norms by term  a full gradient, in updates that measure them (`term_norms_every`; not under ZeRO-3), and a second one in the
                  place of activations and logits
     sampler      vLLM: a copy of the weights, a KV cache of `sample_batch_tokens`, activations. It sleeps during an update, and
@@ -24,13 +26,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.settings import BLOCK as PART
 from engine.settings import CHUNK
 from workflow.models import Shape
 
 GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2}
 LOGITS = {"float32": 4, "bfloat16": 6}  # bytes for each token and vocabulary entry
-LOGITS_READ, BLOCKS = 24, 4 / 16  # the same; and the fp32 numbers of a chunk that there are copies of for a moment
+LOGITS_READ, COPIES = 24, 4  # the same; and fp32 copies of a block of them
 GATHERED, BUCKET = 10**9, 5 * 10**8  # parameters; DeepSpeed's defaults
 STEP_TOKENS, ROWS, BLOCK = 8192, 1024, 16  # of engine/sampler/vllm.py on GPUs
 RESERVE = 0.06  # of a GPU: CUDA's context, NCCL's buffers, fragmentation
@@ -85,8 +88,8 @@ def of_training(
     tokens = max(train["micro_batch_tokens"], longest(train))
     held = activations(shape, size, tokens, train["packed"], train.get("gradient_checkpointing", False))
     numbers = tokens * shape.vocabulary
-    logits = min(numbers, CHUNK) * (LOGITS_READ if reads else LOGITS[train["dtype"]] + 4 * BLOCKS)
-    logits += size * shape.hidden * shape.vocabulary if numbers > CHUNK else 0
+    logits = min(numbers, CHUNK) * (LOGITS_READ if reads else LOGITS[train["dtype"]]) + 4 * COPIES * min(numbers, PART)
+    logits += size * shape.hidden * shape.vocabulary * (3 + reference if numbers > CHUNK else 1)
     norms = max(size * count, 2 * size * count - held - logits) if train["term_norms_every"] and stage < 3 else 0
     phases = {
         "updating": {"gradients": gradients, "activations": held, "logits": logits, "norms by term": norms},
