@@ -33,8 +33,8 @@ MUTANTS = [
     Mutant(
         "mean of means",
         "engine/train.py",
-        "return [dict(_added([*counts, *spared]))] * len(counts)",
-        "return [{name: n * len(counts) for name, n in own.items()} for own in counts]",
+        "return [dict(_added([count.terms for count in (*counts, *beside)]))] * len(counts)",
+        "return [{name: n * len(counts) for name, n in own.terms.items()} for own in counts]",
         TRAIN,
     ),
     Mutant(
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant("thresholds off by one", "methods/trapo.py", "/ len(rollouts) < threshold", "/ len(rollouts) <= threshold", TRAPO),
     Mutant("boundary not set", "engine/distributed.py", 'accumulation == "boundary":', 'accumulation == "unset":', TRAIN),
     Mutant("ranks not counted", "engine/distributed.py", "loss() * dist.get_world_size()", "loss()", RANKS),
-    Mutant("skipped rows not counted", "engine/train.py", "_added([*counts, *spared])", "_added(counts)", TRAIN),
+    Mutant("skipped rows not counted", "engine/train.py", "for count in (*counts, *beside)]", "for count in counts]", TRAIN),
     Mutant("packed rows see one another", "engine/forward.py", ', "position_ids": place[real][None]}', "}", LAYOUT),
 ]
 SELECTED = sorted({mutant.killed_by for mutant in MUTANTS})

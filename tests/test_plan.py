@@ -191,7 +191,8 @@ def test_what_all_rows_of_a_study_share_is_said_once() -> None:
     made = checked(read("hybrids.yaml"))
     equal = notes(made, made.studies["equal_updates"])
     assert equal["training"] == "40 updates of 24 problems per stage unless noted"
-    assert equal["runs"] == {"two_stage-40_updates": "sft for 3 times its updates"}
+    assert equal["runs"]["two_stage-40_updates"] == "learning_rate 1e-05, sft for 3 times its updates"
+    assert equal["runs"]["ghpo-40_updates"] == "learning_rate 0.0001" and "grpo-40_updates" not in equal["runs"]
     main = notes(made)
     assert main["training"].startswith("400 updates of 24 problems per stage, or as many as it takes to sample 200,000 tokens")
     assert "updates 192" in main["runs"]["sft"] and "sampled_tokens none" in main["runs"]["sft"] and "grpo" not in main["runs"]
