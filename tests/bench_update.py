@@ -33,6 +33,7 @@ from engine.train import Trainer
 from engine.words import Problem, Rollout, Trajectory, expert, own
 
 ROOT = Path(__file__).parents[1]
+OTHERS = dict(os.environ)  # of the processes started here: ours will say that it is a rank
 GROUP, PROMPT, COMPLETION = 8, 32, 64
 ROW = PROMPT + COMPLETION
 SIDE = 1024  # of the matrices whose product is the limit
@@ -85,7 +86,7 @@ def trl(python: Path, job: dict[str, Any]) -> Iterator[Step]:
         file.flush()
         command = [str(python), str(ROOT / "tests" / "trl_worker.py"), file.name]
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=OTHERS
         ) as worker:
             assert worker.stdin and worker.stdout
             versions, asked = worker.stdout.readline(), worker.stdin
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    OTHERS["OMP_NUM_THREADS"] = str(given.threads)
 
     sized = AutoModelForCausalLM.from_pretrained(given.model)
     active = sum(p.numel() for p in sized.parameters()) - sized.model.embed_tokens.weight.numel()
