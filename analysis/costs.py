@@ -95,8 +95,8 @@ def cost_table(evidence: Evidence, done: Sequence[Path]) -> Table:
         "Per training seed (mean over seeds): all stages of a run and every stage it starts from, in full even if "
         "other runs share it. Sampled: tokens generated. Own, expert: tokens in the loss, by author. Rounds: of "
         "generation, one after the other. Min.: wall clock beside whatever else ran; compare runs by FLOPs"
-        f"{' or GPU-hours' if (numbers['gpu_hours'] > 0).any() else ''}. FLOPs: 2N per sampled, 6N per trained token, "
-        "2N for a further pass over it.",
+        f"{' or GPU-hours' if (numbers['gpu_hours'] > 0).any() else ''}. FLOPs: 2N per sampled, 6N per trained token "
+        "(none for trajectories that move nothing), 2N for a further pass over it.",
     )
     return Table("costs", "What each run cost.", cells, unmarked(cells), numbers, footer, evidence.rule, evidence.headings)
 

@@ -160,8 +160,8 @@ def _add_costs(columns: Columns, numbers: pd.DataFrame, costs: pd.DataFrame, not
         texts = notes.column([amount(value, power, 1) for value in costs[cost]], gaps)
         columns.add(f"{title}\n({PREFIXES[power]})" if power else title, texts)
     return [
-        "Sampled: tokens generated; FLOPs: 2N per sampled, 6N per trained token, 2N for a further pass over it; per "
-        "training seed, over all stages of a run and those it starts from."
+        "Sampled: tokens generated; FLOPs: 2N per sampled, 6N per trained token (none for trajectories that move nothing), "
+        "2N for a further pass over it; per training seed, over all stages of a run and those it starts from."
     ]
 
 

@@ -95,7 +95,8 @@ No scores of this checkpoint lie beside it.
 |---|---|---|
 {{ costs }}
 
-FLOPs are counted as 2N per sampled and 6N per trained token, and 2N for each further pass over it.
+FLOPs are counted as 2N per sampled and 6N per trained token (none for trajectories that move nothing), and 2N for each
+further pass over it.
 
 ## Provenance
 

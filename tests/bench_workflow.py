@@ -17,8 +17,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,21 +30,30 @@ ROOT = Path(__file__).parents[1]
 HOME = ROOT / "results" / "bench_workflow"
 IMPORTS = "import torch, transformers, transformers.models.qwen2.modeling_qwen2, deepspeed"
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-CHOSEN = {"profile": "bench_workflow", "runs": ["base", "sft", "grpo"], "baseline": "sft"}
+RUNS = ["base", "sft", "grpo"]
 
 
-def snakemake(*asked: str) -> float:
-    """Seconds of a run of the workflow."""
-    command = ["snakemake", *asked, "--configfile", "config/miniature.yaml", "--config"]
-    command += [f"{key}={json.dumps(value)}" for key, value in CHOSEN.items()]
-    began = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env=ALONE, check=True, capture_output=True)
-    return time.perf_counter() - began
+def configuration(**changed: Any) -> dict[str, Any]:
+    """The miniature's, with three rows."""
+    config = yaml.safe_load((ROOT / "config" / "miniature.yaml").read_text())
+    overrides = {run: one for run, one in config["overrides"].items() if run in RUNS}
+    return {**config, "profile": HOME.name, "runs": RUNS, "baseline": "sft", "overrides": overrides, **changed}
+
+
+def whole() -> float:
+    """Seconds of a run of the workflow on one core."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(configuration(), file)
+        began = time.perf_counter()
+        subprocess.run(
+            ["snakemake", "--cores", "1", "--configfile", file.name], cwd=ROOT, env=ALONE, check=True, capture_output=True
+        )
+        return time.perf_counter() - began
 
 
 def stage(seed: int, updates: int) -> list[str]:
     """The command of a GRPO stage."""
-    config = {**yaml.safe_load((ROOT / "config" / "miniature.yaml").read_text()), **CHOSEN, "seeds": [seed]}
+    config = configuration(seeds=[seed])
     config["train"]["updates"] = updates
     spec = json.loads(checked(config).stage_spec("grpo", seed, "grpo"))
     spec["parent"] = spec["parent"].replace(f"seed{seed}", "seed0")
@@ -86,12 +97,13 @@ def trained(seeds: list[int], updates: int, at_once: bool) -> float:
 
 def busy(since: float) -> float:
     """Seconds in which a job of the workflow ran, by Snakemake's own records."""
-    jobs = set()
-    for path in (ROOT / ".snakemake" / "metadata").iterdir():
-        about = json.loads(path.read_text())
-        if about["starttime"] >= since:
-            jobs.add((about["starttime"], about["endtime"]))
-    return sum(end - start for start, end in jobs)
+    records = (json.loads(path.read_text()) for path in (ROOT / ".snakemake" / "metadata").iterdir())
+    times = sorted((one["starttime"], one["endtime"]) for one in records if one["starttime"] >= since)  # of each output
+    covered, until = 0.0, since
+    for start, end in times:
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
 
 
 def main() -> None:
@@ -104,7 +116,7 @@ def main() -> None:
     say(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n")
     shutil.rmtree(HOME, ignore_errors=True)
     since = time.time()
-    wall = snakemake("--cores", "1", "all")
+    wall = whole()
     inside = busy(since)
     stages = [json.loads(path.read_text()) for path in HOME.glob("*/seed0/*/done.json")]
     working = sum(one["costs"]["seconds"] for one in stages if one["updates"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine import metrics
 from engine.curves import Parts, Weights
 from engine.distributed import start_distributed
 from engine.reduce import mean_over_tokens, mean_over_trajectories
@@ -214,3 +215,11 @@ def test_weights_add_terms_with_coefficients_and_leave_out_other_inputs_and_untr
         }
 
     assert histogram(loss, t) == {9: 1, 14: 1}  # .5 and .72
+
+
+def test_tokens_that_are_not_passed_cost_no_flops() -> None:
+    """N = 10: 2 N (50 sampled + 8 scored besides) + 6 N (50 own + 20 of demonstrations - 30 skipped)."""
+    counted = {"sampled_tokens": 50, "graded_rollouts": 4, "rounds": 1, "trained_tokens_own": 50, "trained_tokens_expert": 20}
+    row = {**counted, "skipped_tokens": 30, "scored_tokens": 8}
+    timing = {f"seconds_{phase}": 0.0 for phase in metrics.PHASES}
+    assert metrics.costs([row, row], [timing, timing], parameters=10, gpus=0)["flops"] == 2 * (20 * 58 + 60 * 40)

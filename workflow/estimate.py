@@ -5,7 +5,7 @@ that is right every third time. A response, and a demonstration, is assumed to h
 `hardware.response_tokens` says, at most the run's limit; after a prefix, what is left of that. Prompts are not counted.
 
 FLOPs. 2N for a sampled token, 6N for a trained one, 2N for each further pass over it (a reference, ranks of entropies), N all
-parameters: as `engine.metrics.costs` counts them afterwards.
+parameters: as `engine.metrics.costs` counts them afterwards, but for trajectories that turn out to move nothing.
 
 Seconds of a stage, for each update:
 
