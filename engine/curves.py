@@ -71,8 +71,7 @@ class Weights:
             self.logp[author] += float(view.logp.detach()[mask & view.trained].sum(dtype=torch.float64))
         imitated = view.trained & view.expert
         if imitated.any():
-            masks = {name: view.trained if term.mask is None else term.mask for name, term in terms.items()}
-            sums = [term.coefficient * term.values.where(masks[name], 0.0).sum() for name, term in terms.items()]
+            sums = [term.coefficient * term.values.where(term.counted(view.trained), 0.0).sum() for term in terms.values()]
             weights = slopes(torch.stack(sums).sum(), view)[0][imitated].abs().cpu()
             self.bins += torch.bincount(torch.bucketize(weights, EDGES), minlength=len(self.bins))
 

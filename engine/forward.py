@@ -68,24 +68,24 @@ def score(
     if packed:
         at, given = at[real][None], {"input_ids": input_ids[real][None], "position_ids": place[real][None]}
 
-    def part(token: Tensor, hidden: Tensor, anchor: Tensor | None = None) -> Scored:
-        """Of N positions, [N] each, from what the model and the reference make of them, [N, H]."""
-        frozen = reference_logp = None
-        if anchor is not None:
+    def part(token: Tensor, hidden: Tensor, reference_hidden: Tensor | None = None) -> Scored:
+        """Of N positions, [N] each, from the last hidden states [N, H] of the model and of the reference."""
+        reference_all = reference_logp = None
+        if reference_hidden is not None:
             with torch.no_grad():
-                frozen = _log_softmax_(_logits(reference, anchor).div_(temperature))
-                reference_logp = _of_tokens(frozen, token)
+                reference_all = _log_softmax_(_logits(reference, reference_hidden).div_(temperature))
+                reference_logp = _of_tokens(reference_all, token)
         if read is None:
-            frozen = None  # its memory is free for the policy's
-            logp, uncertain = LogProbs.apply(_logits(model, hidden), token, temperature, entropy)
-            return Scored(logp, uncertain, reference_logp)
-        every = (_logits(model, hidden) / temperature).log_softmax(-1)
-        found = read(Distribution(every, frozen, token))
+            reference_all = None  # its memory is free for the policy's
+            logp, entropies = LogProbs.apply(_logits(model, hidden), token, temperature, entropy)
+            return Scored(logp, entropies, reference_logp)
+        logp_all = (_logits(model, hidden) / temperature).log_softmax(-1)
+        found = read(Distribution(logp_all, reference_all, token))
         for name, values in found.items():
             if values.shape != token.shape:
                 shape = tuple(values.shape)
                 raise ValueError(f"read() returned {name!r} of shape {shape}; one value per position, [N], is wanted")
-        return Scored(_of_tokens(every, token), _entropy(every) if entropy else None, reference_logp, found)
+        return Scored(_of_tokens(logp_all, token), _entropy(logp_all) if entropy else None, reference_logp, found)
 
     made = [input_ids[:, 1:][wanted], _hidden(model, given)[at]]
     if reference is not None:
@@ -121,22 +121,22 @@ class LogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, token: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: Any, logits: Tensor, token: Tensor, temperature: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
         logp = _log_softmax_(logits.div_(temperature))
-        uncertain = torch.cat([_entropy(rows) for rows in logp.split(_block(logp))]) if entropy else None
-        ctx.save_for_backward(logp, token, uncertain)
+        entropy = torch.cat([_entropy(rows) for rows in logp.split(_block(logp))]) if wanted else None
+        ctx.save_for_backward(logp, token, entropy)
         ctx.temperature = temperature
-        return _of_tokens(logp, token), uncertain
+        return _of_tokens(logp, token), entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
-        logp, token, uncertain = ctx.saved_tensors
+        logp, token, entropy = ctx.saved_tensors
         step = _block(logp)
         for start in range(0, len(logp), step):
             rows = slice(start, start + step)
             pull = gradients[0][rows, None]
-            if uncertain is not None:
-                pull = pull + gradients[1][rows, None] * (logp[rows] + uncertain[rows, None])
+            if entropy is not None:
+                pull = pull + gradients[1][rows, None] * (logp[rows] + entropy[rows, None])
             logp[rows] = -pull * logp[rows].exp()
         return logp.scatter_add_(-1, token[:, None], gradients[0][:, None]).div_(ctx.temperature), None, None, None
 

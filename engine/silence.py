@@ -1,7 +1,7 @@
 """Trajectories about which the loss says nothing: an update counts them and need not pass them through the model.
 
-Group-normalised rewards say nothing about a group in which all rewards are equal, most groups at the start of many runs. A KL
-penalty, an entropy bonus or a demonstration does say something about the same trajectory, so the loss itself is asked.
+Group-normalised rewards say nothing about a group in which all rewards are equal. A KL penalty or an entropy bonus does say
+something about the same trajectories, so the loss itself is asked.
 """
 
 from collections import defaultdict
@@ -46,10 +46,7 @@ def apart(
             entropy=drawn(nothing, distance).exp(),
             read=defaultdict(lambda distance=distance: drawn(nothing, distance)),
         )
-        found = [
-            term.coefficient * term.values.where(view.trained if term.mask is None else term.mask, 0.0)
-            for term in terms(view).values()
-        ]
+        found = [term.coefficient * term.values.where(term.counted(view.trained), 0.0) for term in terms(view).values()]
         says = [values != 0 for values in (*found, *slopes(torch.stack(found).sum(), view))]
         speaks |= torch.stack(says).any(dim=0).any(dim=1)
     skipped = [i for i, says in zip(asked, speaks.tolist(), strict=True) if not says][1:]

@@ -125,7 +125,7 @@ class Trainer:
             total = view.logp.sum() * 0.0  # ranks must run the same backward passes, also where nothing is trained
             shares = {}
             for name, term in terms.items():
-                mask = view.trained if term.mask is None else term.mask
+                mask = term.counted(view.trained)
                 value = term.reduce.numerator(term.values, mask, self.settings.response_tokens) / max(1, divisor[name])
                 shares[name] = term.coefficient * value
                 total = total + shares[name]
@@ -209,7 +209,7 @@ class Trainer:
         nothing = torch.zeros_like(batch.tokens.logp)
         view = replace(batch.tokens, entropy=nothing, reference_logp=nothing, read=defaultdict(lambda: nothing))
         terms = {
-            name: term.reduce.count(view.trained if term.mask is None else term.mask, len(batch.trajectories))
+            name: term.reduce.count(term.counted(view.trained), len(batch.trajectories))
             for name, term in self._terms(view).items()
         }
         own, imitated = view.trained & ~view.expert, view.trained & view.expert
@@ -248,14 +248,14 @@ class Trainer:
         """What the method needs under `model` at the `wanted` positions; or `entropies` alone, without the reference and what
         is read."""
         chosen, device = self.settings, self.engine.device
-        uncertain = entropies or "entropy" in self.needs
+        entropy = entropies or "entropy" in self.needs
         beside = () if entropies else (self.reference and self.reference.model, getattr(self.method, "read", None))
         return forward.score(
             model,
             input_ids.to(device),
             lengths.to(device),
             chosen.temperature,
-            uncertain,
+            entropy,
             chosen.packed,
             *beside,
             wanted=wanted.to(device),

@@ -209,6 +209,10 @@ class Term:
     coefficient: float = 1.0
     mask: "Tensor | None" = None
 
+    def counted(self, trained: "Tensor") -> "Tensor":
+        """Which tokens count, [B, T] bool; `trained`: those where it has no mask of its own."""
+        return trained if self.mask is None else self.mask
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -263,7 +263,7 @@ def test_learning_rate_schedules() -> None:
 
 
 def test_a_trainer_starts_without_the_compiler() -> None:
-    """A fifth of a stage's start (engine/distributed.py). In a process of its own, for others may have loaded it."""
+    """It took a sixth of a stage's start (engine/distributed.py). In a process of its own, for others may have loaded it."""
     script = """
 import sys, torch
 compiling = torch.compile
