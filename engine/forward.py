@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from engine import prefixes
 from engine.settings import BLOCK, CHUNK
 
 TENSORS, WEIGHTS = 8, 65_536  # of a model's fingerprint: about so many tensors, and at most so many weights of each
@@ -54,9 +56,10 @@ def score(
     """Score rows padded on the right: input_ids [B, L], lengths [B] -> [B, T = L - 1], in fp32 at the sampling temperature, at
     the `wanted` positions [B, T] (None: wherever a token follows).
 
-    Padded, causal attention alone keeps padding out of real tokens; a mask would only cost the fast kernel. Packed, the rows
-    follow one another in a single row whose positions start again at 0, from which transformers infers that no row may see
-    another one (masking_utils.find_packed_sequence_indices; no mask and no cache may be given).
+    Padded, causal attention alone keeps padding out of real tokens; a mask would only cost the fast kernel. Only where rows
+    begin alike, which is then passed once, there is one (engine/prefixes.py). Packed, the rows follow one another in a single
+    row whose positions start again at 0, from which transformers infers that no row may see another one
+    (masking_utils.find_packed_sequence_indices; no mask and no cache may be given).
 
     Logits are made for as many positions at a time as fit into `chunk` numbers. Where that is not all of them, the backward
     pass makes each chunk again: memory does not grow with tokens x vocabulary.
@@ -67,19 +70,26 @@ def score(
     at, given = torch.nn.functional.pad(wanted, (0, 1)), {"input_ids": input_ids}
     if packed:
         at, given = at[real][None], {"input_ids": input_ids[real][None], "position_ids": place[real][None]}
+    halves = prefixes.split(input_ids, lengths, wanted) if not packed and prefixes.can_share(_module(model)) else None
 
-    def part(token: Tensor, hidden: Tensor, reference_hidden: Tensor | None = None) -> Scored:
+    def hidden(of: Any) -> Tensor:
+        """The last hidden states [N, H] of a model at the wanted positions."""
+        if halves is None:
+            return _called(of, **given, use_cache=False).last_hidden_state[at]
+        return halves.states(_module(of).get_input_embeddings(), partial(_called, of), at)
+
+    def part(token: Tensor, states: Tensor, reference_states: Tensor | None = None) -> Scored:
         """Of N positions, [N] each, from the last hidden states [N, H] of the model and of the reference."""
         reference_all = reference_logp = None
-        if reference_hidden is not None:
+        if reference_states is not None:
             with torch.no_grad():
-                reference_all = _log_softmax_(_logits(reference, reference_hidden).div_(temperature))
+                reference_all = _log_softmax_(_logits(reference, reference_states).div_(temperature))
                 reference_logp = _of_tokens(reference_all, token)
         if read is None:
             reference_all = None  # its memory is free for the policy's
-            logp, entropies = LogProbs.apply(_logits(model, hidden), token, temperature, entropy)
+            logp, entropies = LogProbs.apply(_logits(model, states), token, temperature, entropy)
             return Scored(logp, entropies, reference_logp)
-        logp_all = (_logits(model, hidden) / temperature).log_softmax(-1)
+        logp_all = (_logits(model, states) / temperature).log_softmax(-1)
         found = read(Distribution(logp_all, reference_all, token))
         for name, values in found.items():
             if values.shape != token.shape:
@@ -87,10 +97,10 @@ def score(
                 raise ValueError(f"read() returned {name!r} of shape {shape}; one value per position, [N], is wanted")
         return Scored(_of_tokens(logp_all, token), _entropy(logp_all) if entropy else None, reference_logp, found)
 
-    made = [input_ids[:, 1:][wanted], _hidden(model, given)[at]]
+    made = [input_ids[:, 1:][wanted], hidden(model)]
     if reference is not None:
         with torch.no_grad():
-            made.append(_hidden(reference, given)[at])
+            made.append(hidden(reference))
     rows = max(1, chunk // _module(model).config.get_text_config().vocab_size)
     pieces = list(zip(*(values.split(rows) for values in made), strict=True))
     if dist.is_initialized() and any(hasattr(p, "ds_id") for p in _module(model).get_output_embeddings().parameters()):
@@ -158,13 +168,14 @@ def _entropy(logp: Tensor) -> Tensor:
     return -(logp.exp() * logp).sum(-1)
 
 
-def _hidden(model: Any, given: dict[str, Tensor]) -> Tensor:
-    """The last hidden states [B, L, H]: the whole model is called, as DeepSpeed's hooks need it, for the logits of nothing."""
-    found: list[Tensor] = []
+def _called(model: Any, **given: Any) -> Any:
+    """What the layers give, hidden states [B, L, H]: the whole model is called, as DeepSpeed's hooks need it, for the logits of
+    nothing."""
+    found: list[Any] = []
     base = _module(model).base_model
-    hook = base.register_forward_hook(lambda module, inputs, output: found.append(output.last_hidden_state))
+    hook = base.register_forward_hook(lambda module, inputs, output: found.append(output))
     try:
-        model(**given, use_cache=False, logits_to_keep=torch.empty(0, dtype=torch.long, device=given["input_ids"].device))
+        model(**given, logits_to_keep=torch.empty(0, dtype=torch.long, device=_module(model).device))
     finally:
         hook.remove()
     return found[0]

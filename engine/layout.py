@@ -24,9 +24,9 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     """Whether this method's update is that of plain autograd, as one micro-batch, as a few of unequal numbers of trajectories,
     as one per trajectory, and packed.
 
-    Eight made-up trajectories of unequal length (guided, unguided, expert, one without advantage) on a two-layer model of a
-    few thousand weights, in the live configuration. Compared: the gradient's norm with that of one padded batch without
-    DeepSpeed and without the engine's counting, and the weights after one step with one another.
+    Eight made-up trajectories of unequal length after two prompts (guided, unguided, expert, one without advantage) on a
+    two-layer model of a few thousand weights, in the live configuration. Compared: the gradient's norm with that of one padded
+    batch without DeepSpeed and without the engine's counting, and the weights after one step with one another.
     """
     trajectories = _trajectories(settings.response_tokens)
     largest = max(map(length, trajectories))
@@ -80,17 +80,18 @@ def _small_model(dtype: str, seed: int = 1) -> Any:
 
 
 def _trajectories(limit: int) -> list[Trajectory]:
-    """Eight trajectories; (prompt, prefix, written, advantage) say how long they are. `limit` bounds the response."""
-    sizes = [(4, 0, 9, 0.5), (6, 3, 5, -0.5), (5, 12, 0, 0.25), (3, 0, 2, 0.0)]
-    sizes += [(7, 0, 14, -0.25), (4, 6, 1, 0.75), (9, 0, 3, -0.75), (5, 8, 4, 0.125)]
+    """Eight trajectories, five and three of a prompt; (prefix, written, advantage) say how long they are. `limit` bounds the
+    response."""
+    sizes = [(0, 9, 0.5), (3, 5, -0.5), (12, 0, 0.25), (0, 2, 0.0), (0, 14, -0.25), (6, 1, 0.75), (0, 3, -0.75), (8, 4, 0.125)]
     found = []
-    for i, (prompt, shown, written, advantage) in enumerate(sizes):
-        tokens = [3 + (7 * i + 11 * k + k * k) % 61 for k in range(prompt + shown + written)]
-        prefix, text = tuple(tokens[prompt : prompt + shown][:limit]), tuple(tokens[prompt + shown :][:limit])
+    for i, (shown, written, advantage) in enumerate(sizes):
+        prompt = tuple(3 + (5 * (i % 3 // 2) + 11 * k + k * k) % 61 for k in range((13, 10)[i % 3 // 2]))
+        tokens = tuple(3 + (7 * i + 11 * k + k * k) % 61 for k in range(4, 4 + shown + written))
+        prefix, text = tokens[:shown][:limit], tokens[shown:][:limit]
         rollout = Rollout(prefix, text, (-4.1,) * len(text), 0.0, "stop")
         written_then = replay(text, rollout.logp, advantage) if i == REPLAYED else own(rollout, advantage)
         segments = (expert(prefix, advantage=0.5), written_then)
-        found.append(Trajectory(Problem(str(i), tuple(tokens[:prompt]), ""), segments))
+        found.append(Trajectory(Problem(str(i), prompt, ""), segments))
     return found
 
 

@@ -62,6 +62,24 @@ MUTANTS = [
     Mutant("ranks not counted", "engine/distributed.py", "loss() * dist.get_world_size()", "loss()", RANKS),
     Mutant("skipped rows not counted", "engine/train.py", "for count in (*counts, *beside)]", "for count in counts]", TRAIN),
     Mutant("packed rows see one another", "engine/forward.py", ', "position_ids": place[real][None]}', "}", LAYOUT),
+    Mutant(
+        "positions begin again after a shared prefix",
+        "engine/prefixes.py",
+        "            position_ids=self.positions,\n",
+        "",
+        LAYOUT,
+    ),
+    Mutant("a prefix's padding is seen", "engine/prefixes.py", "torch.cat([seen, ", "torch.cat([seen | True, ", LAYOUT),
+    Mutant(
+        "another group's prefix",
+        "engine/prefixes.py",
+        "kept.index_select(0, self.group)",
+        "kept.index_select(0, self.group.flip(0))",
+        LAYOUT,
+    ),
+    Mutant(
+        "shared states without gradient", "engine/prefixes.py", "(kept.index_select(0", "(kept.detach().index_select(0", LAYOUT
+    ),
 ]
 SELECTED = sorted({mutant.killed_by for mutant in MUTANTS})
 
