@@ -28,6 +28,8 @@ from engine import record
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "transformers", "deepspeed", "math-verify", "pandas", "snakemake")
 SUFFIX = "provenance.json"
+CPUINFO = Path("/proc/cpuinfo")
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # what processors call their instructions for bfloat16 (the last one Arm's)
 NO_SOURCES = (":(top,exclude)docs", ":(top,exclude)tests", ":(top,exclude)*.md")  # a change there changes no result
 
 
@@ -73,7 +75,8 @@ def made(started: float) -> dict[str, Any]:
         "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
         "wall_seconds": round(ended - started, 1),
         "hardware": {
-            "processor": _processor(),
+            "processor": _cpuinfo("model name") or platform.machine(),
+            "bfloat16": sorted(BF16 & set((_cpuinfo("flags") or _cpuinfo("Features")).split())),
             "logical_cores": os.cpu_count(),
             "memory_gib": round(memory / 2**30, 1),
             "gpus": _gpus(),
@@ -92,10 +95,10 @@ def _anonymous(command: str) -> str:
     return re.sub(rf"{home}(?![\w.-])", "~", command.replace(f"{Path.cwd()}/", ""))
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def _cpuinfo(field: str) -> str:
+    """Of the first core; empty where the system does not say."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def _gpus() -> list[str] | None:

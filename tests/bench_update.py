@@ -2,11 +2,14 @@
 
     GRPO      128 completions of 64 tokens after prompts of 32, no KL term, one update per batch, against TRL's GRPOTrainer
     SFT       the same texts as demonstrations, against TRL's SFTTrainer, with packing and without
+    sampling  128 completions of 64 tokens of the same prompts, with their log-probs, against transformers' `generate` without
+              (against vLLM's: tests/bench_sampler.py)
 
 One optimizer step each, in turns, on all cores: TRL's own loop in a process of its own, in the environment --trl, with given
 rollouts in the place of generated ones. Each trainer has the size of a forward pass that is fastest for it, of a few.
-`of the limit` is model FLOP utilisation: 6 N FLOPs per token (N without the embeddings that are only looked up), prompts
-included and padding not, over the FLOP/s of a matrix product in fp32 on the same machine, measured in the same turns.
+`of the limit` is model FLOP utilisation: 6 N FLOPs per token trained and 2 N per token sampled (N without the embeddings that
+are only looked up), prompts included, also where they are passed once for several rows, and padding not, over the FLOP/s of a
+matrix product in fp32 on the same machine, measured in the same turns.
 """
 
 import argparse
@@ -28,9 +31,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine import methods
+from engine.sampler import Request, Sampling, serve
+from engine.sampler.transformers import TransformersSampler
 from engine.settings import Settings
 from engine.train import Trainer
-from engine.words import Problem, Rollout, Trajectory, expert, own
+from engine.words import Problem, Rollout, Sample, Trajectory, expert, own
 
 ROOT = Path(__file__).parents[1]
 OTHERS = dict(os.environ)  # of the processes started here: ours will say that it is a rank
@@ -61,10 +66,12 @@ def trajectories(kind: str, given: list[Row]) -> list[Trajectory]:
     return found
 
 
-def ours(kind: str, model: Path, given: list[Row], micro_batch_tokens: int, packed: bool = False) -> Step:
+def ours(
+    kind: str, model: Path, given: list[Row], micro_batch_tokens: int, packed: bool = False, dtype: torch.dtype = torch.float32
+) -> Step:
     """One update by the trainer of every stage."""
     settings = Settings(1e-6, 1000, micro_batch_tokens=micro_batch_tokens, packed=packed, term_norms_every=0)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     trainer = Trainer(loaded, methods.build(kind, {}, ROOT / "methods"), settings, pad=0)
     wanted = trajectories(kind, given)
 
@@ -73,6 +80,39 @@ def ours(kind: str, model: Path, given: list[Row], micro_batch_tokens: int, pack
         found = trainer.update(wanted)
         took = time.perf_counter() - began
         assert found["grad_norm"] > 0 and sum(found["trained_tokens"].values()) == len(given) * COMPLETION
+        return took
+
+    return step
+
+
+def sampler(model: Path, given: list[Row]) -> Step:
+    """Completions of all prompts, by the sampler of every stage."""
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    served = TransformersSampler(loaded, Sampling(0, -1, PROMPT, COMPLETION, 1.0, len(given) * ROW))
+    prompts = [Problem(str(i), tuple(prompt), "") for i, (prompt, _, _) in enumerate(given[::GROUP])]
+    asked = [Request(one, Sample(GROUP), tuple(range(k * GROUP, (k + 1) * GROUP))) for k, one in enumerate(prompts)]
+
+    def step() -> float:
+        began = time.perf_counter()
+        groups = serve(served, asked)
+        took = time.perf_counter() - began
+        assert all(len(rollout.tokens) == len(rollout.logp) == COMPLETION for group in groups for rollout in group)
+        return took
+
+    return step
+
+
+def generate(model: Path, given: list[Row]) -> Step:
+    """The same by transformers' own loop."""
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    prompts = torch.tensor([prompt for prompt, _, _ in given[::GROUP]])
+    chosen = {"do_sample": True, "top_k": 0, "num_return_sequences": GROUP, "pad_token_id": 0, "eos_token_id": None}
+
+    def step() -> float:
+        began = time.perf_counter()
+        found = loaded.generate(prompts, max_new_tokens=COMPLETION, **chosen)
+        took = time.perf_counter() - began
+        assert found.shape == (len(given), ROW)
         return took
 
     return step
@@ -147,8 +187,10 @@ def main() -> None:
         found: dict[str, tuple[str, Step, int]] = {}  # what is compared: (how, one step, tokens of a step)
         for kind in ("grpo", "sft"):
             sys.stderr.write(f"{kind}: sizes of a forward pass, tried\n")
-            tried = {f"{size} tokens": ours(kind, given.model, data, size) for size in sizes}
-            found[f"{kind} ours"] = (*fastest(tried), len(data) * ROW)
+            ways: dict[str, dict[str, Any]] = {"": {}, " packed": {"packed": True}, " bfloat16": {"dtype": torch.bfloat16}}
+            for name, changed in ways.items():
+                tried = {f"{size} tokens": ours(kind, given.model, data, size, **changed) for size in sizes}
+                found[f"{kind} ours{name}"] = (*fastest(tried), len(data) * ROW)
             batches = [len(data) // cut for cut in (16, 8, 4, 1)]
             if kind == "grpo":
                 found["grpo TRL"] = (*fastest({f"{n} rows": rival(kind=kind, batch=n) for n in batches}), len(data) * ROW)
@@ -157,6 +199,8 @@ def main() -> None:
                     tried = {f"{n} rows": rival(kind=kind, batch=n // one, packing=packing) for n in batches if n >= one}
                     how, step = fastest(tried)
                     found[f"sft TRL {name}"] = (how, step, int(how.split()[0]) // one * one * ROW)
+        for name, made in (("ours", sampler), ("generate", generate)):
+            found[f"sampling {name}"] = (*fastest({f"{len(data)} rows": made(given.model, data)}), len(data) * ROW)
         seconds: dict[str, list[float]] = {name: [] for name in found}
         products = []
         order = random.Random(1)
@@ -172,12 +216,12 @@ def main() -> None:
     say(f"{len(data)} rows of {PROMPT} + {COMPLETION} tokens, {active:,} weights that are multiplied, fp32\n")
     say(f"{platform.processor() or platform.machine()}, {given.threads} threads, {flops / 1e9:.0f} GFLOP/s in a product of ")
     say(f"{SIDE} x {SIDE}; torch {torch.__version__}; TRL's side: {', '.join(f'{k} {v}' for k, v in versions.items())}\n\n")
-    say(f"{'':18}{'a forward pass':>18}{'s a step':>10}{'tokens/s':>10}{'ours / it':>11}{'of the limit':>14}\n")
+    say(f"{'':19}{'a forward pass':>17}{'s a step':>10}{'tokens/s':>10}{'ours / it':>11}{'of the limit':>14}\n")
     for name, (how, _, _) in found.items():
         rate = statistics.median(speed[name])
         ratio = statistics.median(a / b for a, b in zip(speed[f"{name.split()[0]} ours"], speed[name], strict=True))
-        used = 6 * active * rate / flops
-        say(f"{name:18}{how:>18}{statistics.median(seconds[name]):10.3f}{rate:10.0f}{ratio:11.2f}{used:13.0%}\n")
+        used = (2 if name.startswith("sampling") else 6) * active * rate / flops
+        say(f"{name:19}{how:>17}{statistics.median(seconds[name]):10.3f}{rate:10.0f}{ratio:11.2f}{used:13.0%}\n")
 
 
 if __name__ == "__main__":

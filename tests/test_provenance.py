@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -334,6 +335,26 @@ def test_what_made_a_result_is_told_without_names(repository: Path, monkeypatch:
     assert "somebody" not in json.dumps(made) and os.uname().nodename not in json.dumps(made)
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "not-installed"))
     assert provenance.made(time.time())["packages"].keys() == {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "model name\t: A processor\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n",
+            ("A processor", ["amx_bf16", "avx512_bf16"]),
+        ),
+        ("model name\t: An old one\nflags\t\t: fpu sse4\n", ("An old one", [])),
+        ("Features\t: fp asimd bf16\n", (platform.machine(), ["bf16"])),
+    ],
+)
+def test_a_processor_is_named_with_its_instructions_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, expected: tuple[str, list[str]]
+) -> None:
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    provenance.CPUINFO.write_text(said * 2)
+    found = provenance.made(time.time())["hardware"]
+    assert (found["processor"], found["bfloat16"]) == expected
 
 
 def test_torch_is_not_loaded_for_the_names_of_gpus() -> None:

@@ -58,6 +58,15 @@ def test_samples_depend_on_their_seed_only(model, requests: list[Request]) -> No
     assert [r.tokens for r in other[0]] != [r.tokens for r in together[0]]
 
 
+def test_a_prompt_is_passed_once_however_many_continue_it(model, requests: list[Request], monkeypatch) -> None:
+    passed, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: passed.append(given["input_ids"]) or forward(**given))
+    serve(sampler(model), requests)
+    prompts = [request.prompt for request in (requests[0], requests[1], requests[3])]
+    assert sorted(tuple(row[row > 0].tolist()) for row in passed[0]) == sorted(prompts)
+    assert passed[1].shape == (10, 1)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probs_are_those_of_a_plain_forward_pass(model, requests: list[Request], temperature: float) -> None:
     request = requests[1]

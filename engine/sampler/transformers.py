@@ -132,11 +132,14 @@ class TransformersSampler:
 
     @torch.no_grad()
     def _decode(self, jobs: list[Job]) -> None:
-        """Write one batch, rows padded on the left; each row ends at its end of sequence or at its own limit."""
+        """Write one batch, rows padded on the left; each row ends at its end of sequence or at its own limit. A prompt that
+        several rows continue is passed once, its cache then copied for each of them."""
         device, end = self.model.device, self.sampling.end
         prompts = [job.request.prompt for job in jobs]
         width, steps = max(map(len, prompts)), max(job.room for job in jobs)
-        input_ids, mask = self._padded(prompts, width, steps)
+        place = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        input_ids, mask = self._padded(list(place), width, steps)
+        prompt_of = torch.tensor([place[prompt] for prompt in prompts], device=device)
         uniforms = np.zeros((len(jobs), steps))
         for row, job in zip(uniforms, jobs, strict=True):
             row[: job.room] = np.random.Generator(np.random.Philox(job.seed)).random(job.room)
@@ -158,7 +161,11 @@ class TransformersSampler:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            token, logp = choose(output.logits[:, -1], uniform[rows, step], self.sampling.temperature)
+            logits = output.logits[:, -1]
+            if step == 0:
+                cache.batch_select_indices(prompt_of)
+                logits, mask, positions = logits[prompt_of], mask[prompt_of], positions[prompt_of]
+            token, logp = choose(logits, uniform[rows, step], self.sampling.temperature)
             tokens[rows, step], logps[rows, step] = token, logp
             lengths[rows[alive]] = step + 1
             alive = alive & (token != end) & (step + 1 < rooms[rows])
