@@ -104,7 +104,7 @@ def sampler(model: Path, given: list[Row]) -> Step:
 
 def generate(model: Path, given: list[Row]) -> Step:
     """The same by transformers' own loop."""
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     prompts = torch.tensor([prompt for prompt, _, _ in given[::GROUP]])
     chosen = {"do_sample": True, "top_k": 0, "num_return_sequences": GROUP, "pad_token_id": 0, "eos_token_id": None}
 

@@ -1,0 +1,62 @@
+"""Matrix products in fp32 on CPUs: oneDNN's, where torch takes MKL's and those are slow.
+
+torch multiplies fp32 matrices with MKL, which has no AVX-512 code for processors that are not Intel's: on a Zen 5 core 85 to 95
+GFLOP/s, where oneDNN, which torch brings along and uses for bfloat16, makes 200 for outputs and their gradients and 100 to 160
+for weights' (docs/LOG.md, 2026-11-22). Both are fp32 throughout, and differ in the order of their sums.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import provenance
+
+ROWS = 32  # with fewer, as in the last steps of decoding, a call of oneDNN's costs more than it saves
+
+
+def slow() -> bool:
+    """Whether this is such a CPU: a property of the machine, so that a repetition computes the same."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+    return wide and provenance.cpuinfo("vendor_id") == "AuthenticAMD"
+
+
+def use(model: nn.Module, device: str) -> None:
+    """Have a model's linear layers multiply by oneDNN, on such a CPU and in fp32; elsewhere nothing changes."""
+    if device == "cpu" and slow():
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.forward = MethodType(_forward, module)
+
+
+def _forward(layer: nn.Linear, given: Tensor) -> Tensor:
+    """A linear layer's output [..., N] for what it is given [..., K]."""
+    if given.numel() < ROWS * given.shape[-1] or not given.dtype == layer.weight.dtype == torch.float32:
+        return nn.functional.linear(given, layer.weight, layer.bias)
+    return Linear.apply(given, layer.weight, layer.bias)
+
+
+class Linear(torch.autograd.Function):
+    """x [..., K], weight [N, K], bias [N] or None -> x weight^T + bias, [..., N], and its gradient, all by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        pull, rows = gradients[0].flatten(0, -2), x.flatten(0, -2)
+        return (
+            _product(pull, weight.t()).view_as(x) if of_x else None,
+            _product(pull.t(), rows.t()) if of_weight else None,
+            pull.sum(0) if of_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[..., K], [N, K] -> [..., N]"""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
