@@ -70,7 +70,9 @@ def score(
     at, given = torch.nn.functional.pad(wanted, (0, 1)), {"input_ids": input_ids}
     if packed:
         at, given = at[real][None], {"input_ids": input_ids[real][None], "position_ids": place[real][None]}
-    halves = prefixes.split(input_ids, lengths, wanted) if not packed and prefixes.can_share(_module(model)) else None
+    halves = None
+    if not packed and prefixes.can_share(_module(model)):
+        halves = prefixes.split(input_ids, lengths, wanted, _module(model).config.hidden_size)
 
     def hidden(of: Any) -> Tensor:
         """The last hidden states [N, H] of a model at the wanted positions."""

@@ -130,9 +130,14 @@ def difference(ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]
 def rows_apart(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Check:
     """Whether a micro-batch, padded or packed as in this run, gives a text the log-probs that the live model's own logits give
     it alone: an architecture that lets rows see one another, or their padding, or that caps or scales its logits after the last
-    layer, would train on something else."""
+    layer, would train on something else. Scored are the texts, and two of them with several endings, which share what is before
+    (engine/prefixes.py)."""
     statistic, allowed = APART[dtype]
-    found = difference(trainer.score(rows), [trainer.score_alone(row) for row in rows])
+    branches = [branch for text in (rows[0], rows[-1]) for branch in _branches(text)]
+    alone = [trainer.score_alone(row) for row in (*rows, *branches)]
+    with_others = trainer.score(rows) + trainer.score(branches, [_begun(row) for row in branches])
+    compared = [one[len(one) - len(other) :] for one, other in zip(alone, with_others, strict=True)]
+    found = difference(compared, with_others)
     failed = not found[statistic] <= allowed
     remedy = (
         "this model's rows see one another (set train.packed to false, or use another attention backend), or it caps or scales "
@@ -145,6 +150,17 @@ def rows_apart(trainer: Any, rows: Sequence[tuple[int, ...]], dtype: str) -> Che
         f"{statistic} difference of a text's log-probs, alone and with others, <= {allowed:g} nats",
         remedy if failed else "",
     )
+
+
+def _begun(text: tuple[int, ...]) -> int:
+    """How many tokens of a text its branches share."""
+    return max(1, len(text) * 3 // 4)
+
+
+def _branches(text: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """A text with its end as it is, and turned by one, two and three tokens."""
+    begun, end = text[: _begun(text)], text[_begun(text) :]
+    return [begun + end[k:] + end[:k] for k in range(4)]
 
 
 def ended(rollouts: Sequence[tuple[Problem, Rollout]], limit: int) -> float | None:

@@ -24,9 +24,10 @@ def check(trainer_class: type, method: Any, settings: Settings, dtype: str) -> C
     """Whether this method's update is that of plain autograd, as one micro-batch, as a few of unequal numbers of trajectories,
     as one per trajectory, and packed.
 
-    Eight made-up trajectories of unequal length after two prompts (guided, unguided, expert, one without advantage) on a
-    two-layer model of a few thousand weights, in the live configuration. Compared: the gradient's norm with that of one padded
-    batch without DeepSpeed and without the engine's counting, and the weights after one step with one another.
+    Eight made-up trajectories of unequal length after three prompts (guided, unguided, expert, one without advantage) on a
+    two-layer model of a few thousand weights, in the live configuration. As one micro-batch they share prompts, as a few they
+    do not. Compared: the gradient's norm with that of one padded batch without DeepSpeed and without the engine's counting,
+    and the weights after one step with one another.
     """
     trajectories = _trajectories(settings.response_tokens)
     largest = max(map(length, trajectories))
@@ -80,12 +81,13 @@ def _small_model(dtype: str, seed: int = 1) -> Any:
 
 
 def _trajectories(limit: int) -> list[Trajectory]:
-    """Eight trajectories, five and three of a prompt; (prefix, written, advantage) say how long they are. `limit` bounds the
-    response."""
-    sizes = [(0, 9, 0.5), (3, 5, -0.5), (12, 0, 0.25), (0, 2, 0.0), (0, 14, -0.25), (6, 1, 0.75), (0, 3, -0.75), (8, 4, 0.125)]
+    """Eight trajectories; (prompt, prefix, written, advantage) say how long they are: one that is longer than two others has
+    another prompt than these. `limit` bounds the response."""
+    sizes = [(13, 0, 9, 0.5), (12, 3, 5, -0.5), (12, 12, 0, 0.25), (12, 0, 2, 0.0)]
+    sizes += [(13, 0, 14, -0.25), (11, 6, 1, 0.75), (13, 0, 3, -0.75), (11, 8, 4, 0.125)]
     found = []
-    for i, (shown, written, advantage) in enumerate(sizes):
-        prompt = tuple(3 + (5 * (i % 3 // 2) + 11 * k + k * k) % 61 for k in range((13, 10)[i % 3 // 2]))
+    for i, (begun, shown, written, advantage) in enumerate(sizes):
+        prompt = tuple(3 + (5 * begun + 11 * k + k * k) % 61 for k in range(begun))
         tokens = tuple(3 + (7 * i + 11 * k + k * k) % 61 for k in range(4, 4 + shown + written))
         prefix, text = tokens[:shown][:limit], tokens[shown:][:limit]
         rollout = Rollout(prefix, text, (-4.1,) * len(text), 0.0, "stop")

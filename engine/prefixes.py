@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-WORTH = 7 / 8  # of the tokens in one pass: with fewer left to pass, two passes are made
+WORTH = 7 / 8  # of what one pass costs: two are made where they cost less
+# Decoders whose tokens see others by keys and values alone, at the positions they are given. A few more would do; in others a
+# bias or a window counts places in the cache, padding included (GPT-Neo, MPT), or there is no such cache (RWKV).
+KNOWN = {"gemma", "gpt2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """B rows of L tokens in two passes: the `prefix` [G, P] of each group of rows, padded on the right to P tokens from
-    `lengths` [G], and the `rest` [B, S] of each row, at its `positions` [B, S]; the group of each row is `group` [B]."""
+    """B rows of L tokens in two passes: the `prefix` [G, P] of each group of rows, `lengths` [G] tokens and then others up to P
+    that nobody sees, and the `rest` [B, S] of each row, at its `positions` [B, S]; the group of each row is `group` [B]."""
 
     prefix: Tensor
     lengths: Tensor
@@ -51,11 +54,15 @@ class Split:
         return torch.where(after < 0, group * longest + column, groups * longest + row * self.rest.shape[1] + after)
 
 
-def split(input_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Split | None:
-    """Rows [B, L] padded on the right, of `lengths` [B], of which log-probs are `wanted` [B, T]; None if not worth it.
+def split(input_ids: Tensor, lengths: Tensor, wanted: Tensor, width: int) -> Split | None:
+    """Rows [B, L] padded on the right, of `lengths` [B], of which log-probs are `wanted` [B, T]; None if a model of hidden size
+    `width` would not gain by it.
 
     Rows that agree as far as the first wanted position are a group, and share as much as they agree on; one alone in its
     group leaves to the first pass what comes before that. A token of each row at least stays for the second pass.
+
+    A token that attends to n others costs about 24 width^2 + 4 width n a layer. Of L in one causal pass that is half of them on
+    average; in the second pass, which has a mask, also those that are masked.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, (row, before) in enumerate(zip(input_ids.tolist(), wanted.int().argmax(1).tolist(), strict=True)):
@@ -70,7 +77,9 @@ def split(input_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Split | None:
         group[members] = index
     common, ends = lengths.new_tensor(shared), input_ids.shape[1] - 1
     longest, rest = max(shared), int((lengths - common[group]).max())
-    if longest == 0 or len(groups) * longest + len(group) * rest > WORTH * input_ids.numel():
+    one_pass = input_ids.numel() * (12 * width + input_ids.shape[1])
+    first, second = len(groups) * longest * (12 * width + longest), len(group) * rest * (12 * width + 2 * (longest + rest))
+    if longest == 0 or first + second > WORTH * one_pass:
         return None
     prefix = input_ids[[members[0] for members in groups.values()], :longest]
     positions = (common[group, None] + torch.arange(rest, device=group.device)).clamp(max=ends)  # of padding: any that exist
@@ -78,7 +87,8 @@ def split(input_ids: Tensor, lengths: Tensor, wanted: Tensor) -> Split | None:
 
 
 def can_share(model: Any) -> bool:
-    """Whether every token attends to all before it by their keys and values alone, and these are kept: not with windows or
-    recurrent states, not where layers are computed again, not with weights that are gathered for a single pass (ZeRO-3)."""
-    whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    """Whether all keys and values are kept for all: not with windows, not where layers are computed again. Not under ZeRO-3,
+    whose ranks must make the same passes: each decides by its own rows."""
+    known = model.config.model_type in KNOWN
+    whole = known and all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
     return whole and not model.is_gradient_checkpointing and not any(hasattr(p, "ds_id") for p in model.parameters())

@@ -61,6 +61,7 @@ class Trainer:
         self.reference = None
         if "reference_logp" in self.needs:
             self.reference = Reference(reference or model, getattr(method, "reference_every", None))
+            products.use(self.reference.model, settings.device)
             self.reference.model.to(settings.device)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -165,17 +166,22 @@ class Trainer:
             **weights.measured(trained),
         }
 
-    def score(self, rows: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Log-prob in nats, at temperature 1, of every token but the first of each row, by the forward pass of an update.
-        Every rank must call it."""
+    def score(self, rows: Sequence[tuple[int, ...]], begun: Sequence[int] = ()) -> list[list[float]]:
+        """Log-prob in nats, at temperature 1, of every token but the first of each row, or of those after the `begun` first of
+        it, by the forward pass of an update. Every rank must call it."""
+        begun = begun or [1] * len(rows)
         lengths = torch.tensor([len(row) for row in rows])
         input_ids = torch.full((len(rows), int(lengths.max())), self.pad)
         for index, row in enumerate(rows):
             input_ids[index, : len(row)] = torch.tensor(row)
         device = self.engine.device
+        place = torch.arange(1, input_ids.shape[1])
+        wanted = ((place >= torch.tensor(begun)[:, None]) & (place < lengths[:, None])).to(device)
         with torch.no_grad():
-            found = forward.score(self.engine, input_ids.to(device), lengths.to(device), 1.0, packed=self.settings.packed)
-        return [logp[: len(row) - 1].tolist() for logp, row in zip(found.logp, rows, strict=True)]
+            found = forward.score(
+                self.engine, input_ids.to(device), lengths.to(device), 1.0, packed=self.settings.packed, wanted=wanted
+            )
+        return [logp[at - 1 : len(row) - 1].tolist() for logp, row, at in zip(found.logp, rows, begun, strict=True)]
 
     def score_alone(self, row: tuple[int, ...]) -> list[float]:
         """As `score` of one row, but from the logits that the model itself gives. Every rank must call it."""

@@ -26,11 +26,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine import methods
+from engine import methods, products
 from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
 from engine.settings import Settings
@@ -144,12 +145,12 @@ def trl(python: Path, job: dict[str, Any]) -> Iterator[Step]:
 
 
 def limit() -> float:
-    """Seconds of one product of SIDE x SIDE matrices in fp32, the best of a few."""
+    """Seconds of one product of SIDE x SIDE matrices in fp32, the best of a few by each library."""
     one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
     found = []
-    for _ in range(5):
+    for multiply in (torch.mm, products.product) * 5:
         began = time.perf_counter()
-        torch.mm(one, other)
+        multiply(one, other)
         found.append(time.perf_counter() - began)
     return min(found)
 
@@ -177,6 +178,7 @@ def main() -> None:
     sized = AutoModelForCausalLM.from_pretrained(given.model)
     active = sum(p.numel() for p in sized.parameters()) - sized.model.embed_tokens.weight.numel()
     data = rows(given.groups, sized.config.vocab_size)
+    slow = products.slow
     job = {"model": str(given.model), "rows": data, "steps": 3 + given.repeats, "length": 10 * ROW}
     with ExitStack() as open_:
 
@@ -188,8 +190,9 @@ def main() -> None:
         for kind in ("grpo", "sft"):
             sys.stderr.write(f"{kind}: sizes of a forward pass, tried\n")
             ways: dict[str, dict[str, Any]] = {"": {}, " packed": {"packed": True}, " bfloat16": {"dtype": torch.bfloat16}}
-            for name, changed in ways.items():
-                tried = {f"{size} tokens": ours(kind, given.model, data, size, **changed) for size in sizes}
+            for name, changed in {**ways, **({" by MKL": {}} if products.slow() else {})}.items():
+                with mock.patch.object(products, "slow", lambda on=name != " by MKL": on and slow()):
+                    tried = {f"{size} tokens": ours(kind, given.model, data, size, **changed) for size in sizes}
                 found[f"{kind} ours{name}"] = (*fastest(tried), len(data) * ROW)
             batches = [len(data) // cut for cut in (16, 8, 4, 1)]
             if kind == "grpo":
@@ -202,16 +205,16 @@ def main() -> None:
         for name, made in (("ours", sampler), ("generate", generate)):
             found[f"sampling {name}"] = (*fastest({f"{len(data)} rows": made(given.model, data)}), len(data) * ROW)
         seconds: dict[str, list[float]] = {name: [] for name in found}
-        products = []
+        limits = []
         order = random.Random(1)
         for _ in range(given.repeats):
-            products.append(limit())
+            limits.append(limit())
             for name in order.sample(list(found), len(found)):
                 seconds[name].append(found[name][1]())
         versions = found["grpo TRL"][1].versions  # pyright: ignore[reportFunctionMemberAccess]
 
     speed = {name: [tokens / took for took in seconds[name]] for name, (_, _, tokens) in found.items()}
-    flops = 2 * SIDE**3 / statistics.median(products)
+    flops = 2 * SIDE**3 / statistics.median(limits)
     say = sys.stdout.write
     say(f"{len(data)} rows of {PROMPT} + {COMPLETION} tokens, {active:,} weights that are multiplied, fp32\n")
     say(f"{platform.processor() or platform.machine()}, {given.threads} threads, {flops / 1e9:.0f} GFLOP/s in a product of ")

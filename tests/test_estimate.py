@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from engine import forward, methods, metrics
+from engine import forward, methods, metrics, prefixes
 from engine.distributed import start_distributed
 from engine.model import parameter_count
 from engine.sampler import Sampling
@@ -135,6 +135,24 @@ def test_activations_are_what_the_forward_pass_keeps(
         counted -= memory.activations(shape, size, 600, packed, False) - memory.activations(fewer, size, 600, packed, False)
     assert scored.logp.requires_grad
     assert sum(saved.values()) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("rows", [(8, 100, 50), (4, 300, 300)])
+def test_rows_that_share_what_they_begin_with_keep_less(tmp_path: Path, rows: tuple[int, int, int]) -> None:
+    """Masks and copied keys and values included."""
+    count, begun, more = rows
+    model, kept = small(dtype=torch.float32), {}
+    ids = torch.cat([torch.arange(begun).remainder(90).repeat(count, 1), torch.arange(count)[:, None].repeat(1, more)], 1)
+    lengths, wanted = torch.full((count,), begun + more), torch.arange(begun + more - 1).repeat(count, 1) >= begun - 1
+    assert prefixes.split(ids, lengths, wanted, model.config.hidden_size)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward.score(model, ids, lengths, 1.0, wanted=wanted)
+    assert 0 < sum(kept.values()) < memory.activations(shape_of(model, tmp_path), 4, ids.numel(), False, False)
 
 
 class Peak(TorchDispatchMode):

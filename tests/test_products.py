@@ -1,6 +1,6 @@
 """oneDNN's products in the place of MKL's: the same outputs and gradients, on the machines that are meant."""
 
-import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -18,19 +18,20 @@ from tests.test_train import SETTINGS, assert_same_step, small_model, trajectori
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes that oneDNN was given; here every CPU counts as one whose MKL is slow, and every product as large enough."""
     seen: list[tuple[int, ...]] = []
-    product = products._product
+    product = products.product
     monkeypatch.setattr(products, "slow", lambda: True)
     monkeypatch.setattr(products, "ROWS", 1)
-    monkeypatch.setattr(products, "_product", lambda x, *rest: seen.append(tuple(x.shape)) or product(x, *rest))
+    monkeypatch.setattr(products, "product", lambda x, *rest: seen.append(tuple(x.shape)) or product(x, *rest))
     return seen
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1,), (40,), (5, 8), (2, 3, 7)])
-def test_outputs_and_gradients_are_autograds(called: list, shape: tuple[int, ...], bias: bool) -> None:
+@pytest.mark.parametrize("out", [16, 32])
+def test_outputs_and_gradients_are_autograds(called: list, out: int, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(24, 16, bias)
-    given, pull = torch.randn(*shape, 24, requires_grad=True), torch.randn(*shape, 16)
+    layer = nn.Linear(24, out, bias)
+    given, pull = torch.randn(*shape, 24, requires_grad=True), torch.randn(*shape, out)
     wanted = [given, *layer.parameters()]
     expected = [nn.functional.linear(given, layer.weight, layer.bias)]
     expected += torch.autograd.grad((expected[0] * pull).sum(), wanted)
@@ -49,6 +50,16 @@ def test_a_few_rows_are_left_to_mkl(called: list, monkeypatch: pytest.MonkeyPatc
     layer = nn.Linear(4, 3)
     products.use(layer, "cpu")
     assert layer(torch.ones(rows, 4)).shape == (rows, 3) and len(called) == products_made
+
+
+def test_no_large_matrix_is_copied(called: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, given = nn.Linear(4, 30), torch.ones(10, 4)
+    products.use(layer, "cpu")
+    for most, products_made in ((300, 2), (299, 1)):
+        monkeypatch.setattr(products, "BLOCK", most)
+        called.clear()
+        layer(given).sum().backward()
+        assert len(called) == products_made
 
 
 def test_other_devices_and_dtypes_stay_as_they_are(called: list) -> None:
@@ -75,7 +86,7 @@ def test_which_processors_are_meant(monkeypatch: pytest.MonkeyPatch, vendor: str
 
 
 def test_a_copy_of_a_model_has_weights_of_its_own(called: list) -> None:
-    """As the reference is one."""
+    """As the reference is one. It can be pickled, too."""
     layer = nn.Linear(4, 3)
     products.use(layer, "cpu")
     reference, given = Reference(layer, None).model, torch.ones(2, 4)
@@ -83,7 +94,15 @@ def test_a_copy_of_a_model_has_weights_of_its_own(called: list) -> None:
     with torch.no_grad():
         layer.weight.add_(1)
     assert torch.equal(reference(given), before) and not torch.equal(layer(given), before) and called
-    assert torch.equal(copy.deepcopy(layer)(given), layer(given))
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(given), layer(given))
+
+
+def test_a_reference_is_multiplied_as_the_policy_is(called: list) -> None:
+    """Else equal weights would give a KL above 0."""
+    trainer = Trainer(small_model(), methods.build("asft", {}, METHODS), SETTINGS, pad=0, reference=small_model())
+    assert trainer.reference
+    assert {type(m) for m in trainer.reference.model.modules()} == {type(m) for m in trainer.model.modules()}
+    assert products.Linear in set(map(type, trainer.model.modules()))
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
