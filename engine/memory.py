@@ -1,10 +1,24 @@
-"""Out of memory, said as what to do about it."""
+"""Out of memory, said as what to do about it; and memory kept from one update to the next."""
 
+import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # What allocators say in a plain RuntimeError: torch's on the CPU, C++'s own, cuBLAS's for its workspace.
 SAID = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def keep(device: str) -> None:
+    """Have the C library keep what an update on the CPU frees, for the next one. It would give large tensors back to the system
+    and be given them again as zeroed pages: 13 % of the CPU time of an update of the miniature."""
+    if device == "cpu" and platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def ran_out(error: BaseException) -> bool:

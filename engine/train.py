@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine import forward, products, ranking, silence, tokens
+from engine import forward, memory, products, ranking, silence, tokens
 from engine.curves import AUTHORS, Drift, Parts, Weights
 from engine.distributed import accumulate, initialize, ranks, start_distributed, summed
 from engine.optimizers import Optimizers
@@ -49,6 +49,7 @@ class Trainer:
 
     def __init__(self, model: Any, method: Any, settings: Settings, pad: int, reference: Any = None) -> None:
         start_distributed(settings.device)
+        memory.keep(settings.device)
         products.use(model, settings.device)
         self.method, self.settings, self.pad = method, settings, pad
         self.needs = tuple(getattr(method, "needs", ()))

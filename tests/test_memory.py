@@ -1,6 +1,9 @@
 """Out of memory in the middle of a run: the setting is named, and smaller micro-batches end where larger ones would."""
 
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from engine import checkpoint, memory, record
 from engine.sampler import Request, Sampling
 from engine.sampler.transformers import TransformersSampler
 from engine.words import Problem, Sample
-from tests.conftest import METHODS, TRAIN
+from tests.conftest import METHODS, ROOT, TRAIN
 from tests.test_stage import finish, outcome, start
 
 # Updates after the first checkpoint may take 128 MB of address space more than what the process has. One micro-batch of the
@@ -19,8 +22,9 @@ from tests.test_stage import finish, outcome, start
 BOUNDED = """
 import resource, sys
 from contextlib import contextmanager
-from engine import stage
+from engine import memory, stage
 from engine.training import Training
+memory.keep = lambda device: None  # what is freed is given back: the limit counts what is in use
 timed = Training.timed
 @contextmanager
 def bounded(self, phase):
@@ -43,7 +47,7 @@ def weights(model: Path) -> torch.Tensor:
 def test_smaller_micro_batches_go_on_after_an_update_ran_out_of_memory(
     spec: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # what is freed is given back: the limit counts what is in use
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # as above
     shared = {**TRAIN, "prompts_per_update": 12, "zero_stage": 0, "micro_batch_tokens": 100_000}
     every = {"entropy": 0.01}  # the loss says something about every trajectory: all are passed through the model
     large = {**spec, "method": {"name": "luffy", "folder": str(METHODS), "settings": every}, "train": shared}
@@ -111,11 +115,11 @@ def test_another_error_stays_what_it_is() -> None:
 def test_sampling_names_its_own_setting() -> None:
     """A batch whose cache no machine has: a row of 2^40 numbers per token."""
 
-    class Model:
+    class Model(torch.nn.Module):
         config = type("Config", (), {"max_position_embeddings": 1 << 20})
         device = torch.device("cpu")
 
-        def __call__(self, **_: object) -> object:
+        def forward(self, **_: object) -> object:
             return torch.empty(1 << 60)
 
     sampler = TransformersSampler(Model(), Sampling(0, 1, 8, 8, 1.0, 4096))
@@ -129,3 +133,26 @@ def test_resized_says_nothing_of_a_run_that_was_not() -> None:
     assert checkpoint.resized([]) == checkpoint.resized([row, row]) == {}
     found = checkpoint.resized([row, row, {**row, "micro_batch_tokens": 256}, row])
     assert [one["since_update"] for one in found["resized"]] == [0, 2, 3]
+
+
+FAULTS = """
+import resource, sys, torch
+from engine import memory
+memory.keep(sys.argv[1])
+faults = []
+for _ in range(8):
+    torch.ones(1 << 24)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[7] - faults[4])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_an_update_frees_is_kept_for_the_next_one() -> None:
+    """64 MiB are 16,384 pages, which the system hands out each time; or 32 where it deals in pages of 2 MiB. Kept, they are
+    handed out a time or two, until the heap has a place for them."""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, device], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        for device in ("cpu", "cuda")
+    )
+    assert kept < 16 < given_back
