@@ -75,8 +75,8 @@ def made(started: float) -> dict[str, Any]:
         "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
         "wall_seconds": round(ended - started, 1),
         "hardware": {
-            "processor": cpuinfo("model name") or platform.machine(),
-            "bfloat16": sorted(BF16 & set((cpuinfo("flags") or cpuinfo("Features")).split())),
+            "processor": _cpuinfo("model name") or platform.machine(),
+            "bfloat16": sorted(BF16 & set((_cpuinfo("flags") or _cpuinfo("Features")).split())),
             "logical_cores": os.cpu_count(),
             "memory_gib": round(memory / 2**30, 1),
             "gpus": _gpus(),
@@ -95,7 +95,7 @@ def _anonymous(command: str) -> str:
     return re.sub(rf"{home}(?![\w.-])", "~", command.replace(f"{Path.cwd()}/", ""))
 
 
-def cpuinfo(field: str) -> str:
+def _cpuinfo(field: str) -> str:
     """What /proc/cpuinfo says of the first core; empty where it says nothing."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine import forward, memory, products, ranking, silence, tokens
+from engine import forward, memory, ranking, silence, tokens
 from engine.curves import AUTHORS, Drift, Parts, Weights
 from engine.distributed import accumulate, initialize, ranks, start_distributed, summed
 from engine.optimizers import Optimizers
@@ -50,7 +50,6 @@ class Trainer:
     def __init__(self, model: Any, method: Any, settings: Settings, pad: int, reference: Any = None) -> None:
         start_distributed(settings.device)
         memory.keep(settings.device)
-        products.use(model, settings.device)
         self.method, self.settings, self.pad = method, settings, pad
         self.needs = tuple(getattr(method, "needs", ()))
         if unknown := set(self.needs) - set(NEEDS):
@@ -62,7 +61,6 @@ class Trainer:
         self.reference = None
         if "reference_logp" in self.needs:
             self.reference = Reference(reference or model, getattr(method, "reference_every", None))
-            products.use(self.reference.model, settings.device)
             self.reference.model.to(settings.device)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -27,12 +27,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine import methods, products
+from engine import methods
 from engine.sampler import Request, Sampling, serve
 from engine.sampler.transformers import TransformersSampler
 from engine.settings import Settings
@@ -146,12 +145,12 @@ def trl(python: Path, job: dict[str, Any]) -> Iterator[Step]:
 
 
 def limit() -> float:
-    """Seconds of one product of SIDE x SIDE matrices in fp32, the best of a few by each library."""
+    """Seconds of one product of SIDE x SIDE matrices in fp32, the best of a few."""
     one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
     found = []
-    for multiply in (torch.mm, products.product) * 5:
+    for _ in range(5):
         began = time.perf_counter()
-        multiply(one, other)
+        torch.mm(one, other)
         found.append(time.perf_counter() - began)
     return min(found)
 
@@ -179,7 +178,6 @@ def main() -> None:
     sized = AutoModelForCausalLM.from_pretrained(given.model)
     active = sum(p.numel() for p in sized.parameters()) - sized.model.embed_tokens.weight.numel()
     data = rows(given.groups, sized.config.vocab_size)
-    slow = products.slow
     job = {"model": str(given.model), "rows": data, "steps": 3 + 2 * given.repeats, "length": 10 * ROW}
     with ExitStack() as open_:
 
@@ -192,12 +190,10 @@ def main() -> None:
             sys.stderr.write(f"{kind}: sizes of a forward pass, tried\n")
             # Rows packed into one cost a CPU the square of all their tokens: only the smaller sizes are tried.
             ways: dict[str, dict[str, Any]] = {"": {}, " packed": {"packed": True}, " bfloat16": {"dtype": torch.bfloat16}}
-            for name, changed in {**ways, **({" by MKL": {}} if products.slow() else {})}.items():
-                with mock.patch.object(products, "slow", lambda on=name != " by MKL": on and slow()):
-                    tried = {
-                        f"{n} tokens": ours(kind, given.model, data, n, **changed)
-                        for n in sizes[: 2 if changed.get("packed") else 4]
-                    }
+            for name, changed in ways.items():
+                tried = {
+                    f"{n} tokens": ours(kind, given.model, data, n, **changed) for n in sizes[: 2 if "packed" in changed else 4]
+                }
                 found[f"{kind} ours{name}"] = (*fastest(tried), len(data) * ROW)
             batches = [len(data) // cut for cut in (16, 8, 4, 1)]
             if kind == "grpo":

@@ -140,17 +140,17 @@ import resource, sys, torch
 from engine import memory
 memory.keep(sys.argv[1])
 faults = []
-for _ in range(8):
+for _ in range(24):
     torch.ones(1 << 24)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[7] - faults[4])
+print(faults[23] - faults[15])
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_what_an_update_frees_is_kept_for_the_next_one() -> None:
     """64 MiB are 16,384 pages, which the system hands out each time; or 32 where it deals in pages of 2 MiB. Kept, they are
-    handed out a time or two, until the heap has a place for them."""
+    handed out a few times, until the heap has a place for them."""
     kept, given_back = (
         int(subprocess.run([sys.executable, "-c", FAULTS, device], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
         for device in ("cpu", "cuda")

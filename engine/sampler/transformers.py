@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from engine import memory, products
+from engine import memory
 from engine.forward import fingerprint
 from engine.sampler import Request, Sampling
 from engine.words import Rollout
@@ -58,7 +58,6 @@ class TransformersSampler:
     """Serves requests from a live torch model, usually the very module being trained, so weights are never out of date."""
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
-        products.use(model, sampling.device)
         self.model, self.sampling = model, sampling
         self._requests: dict[int, list[Job]] = {}  # what is being served
         self._waiting: list[int] = []  # keys of what no batch has been made of yet
