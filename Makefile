@@ -63,4 +63,4 @@ $(VENV)-trl/installed: requirements/trl.txt
 	touch $@
 
 clean:
-	find results -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +; rm -rf .snakemake
+	find results -mindepth 1 -maxdepth 1 ! -name published ! -name ours -exec rm -rf {} +; rm -rf .snakemake
