@@ -87,7 +87,9 @@ def test_a_check_that_fails_stops_the_stage(
     if patch == "leak":
         score_rows = Trainer.score
         monkeypatch.setattr(
-            Trainer, "score", lambda self, rows: [[v - 0.01 * len(rows) for v in r] for r in score_rows(self, rows)]
+            Trainer,
+            "score",
+            lambda self, rows, *begun: [[v - 0.01 * len(rows) for v in r] for r in score_rows(self, rows, *begun)],
         )
     rows = record.read_rows(Path(spec["data"]))
     for one in rows:
