@@ -20,8 +20,10 @@ Paper and code disagree on
   schedule     mu: .9 to .05 over 200 steps; phi: .1 throughout | the example file: phi on, 0 to .5 over 200 steps, to .02 over
                400 (`as_released`), with the paper's two in its comments
   deviation    not printed | the group's sample deviation, by default
-We follow the paper on the first, the code on the second. Rewards are the run's, 1 or 0: the paper's punishments for format
-(-.1) and overlong responses (-1) are left out, and so are the code's `cutoff_prob` and its variant weighted by p.
+We follow the paper on the first (`as_paper` = the defaults), since its tables are of its schedules, and the code on the second,
+which the paper does not contradict. mu is the default because it is the paper's first form; phi is a row of its own. Rewards
+are the run's, 1 or 0: the paper's punishments for format (-.1) and overlong responses (-1) are left out, and so are the code's
+`cutoff_prob` and its variant weighted by p.
 """
 
 import math
@@ -46,6 +48,7 @@ class Method:
     reduce = mean_over_tokens
 
     presets: ClassVar = {
+        "as_paper": {},
         "phi": {"peak": 0.1, "valley": 0.1, "decay": 0.0, "phi": True},
         "as_released": {"peak": 0.5, "valley": 0.02, "warmup": 200 / 1500, "decay": 400 / 1500, "phi": True},
     }

@@ -2,11 +2,13 @@
 
 Paper        arXiv:2510.02245, known here by its code alone
 Code         ElliottYan/LUFFY@01f4ae0, ExGRPO/exp_scripts/run_exgrpo.sh and the copy of mix_src there
-Sampling     8 own rollouts per problem. A problem with 1 to 7 right ones enters the pool with one of them; with 8 it leaves the
-             pool and is retired: the run passes it by from then on. From the update on that follows one with more than 35 %
-             right, half of an update's problems are replayed ones, each with 7 new rollouts and its stored success as the
-             eighth: a Gaussian around 4 right with deviation 1 draws the bucket (how many were right), chance the problem in
-             it, none twice; an empty bucket's share goes to the others. New problems of the run's order fill the rest
+Sampling     8 own rollouts per problem. Replay is switched on for good after an update with more than 35 % right; from the next
+             update on a problem with 1 to 7 right ones enters the pool with one of them, and one that was there and now has
+             none stays as it was. With 8 right, before the switch too, it is retired: it leaves the pool, and the run passes
+             it by. Half of an update's problems are replayed ones, as far as the pool goes, each with 7 new rollouts and its
+             stored success as the eighth: a Gaussian around 4 right with deviation 1 draws the bucket (how many were right),
+             chance the problem in it, none twice; an empty bucket's share goes to the others. New problems of the run's order
+             fill the rest
 Advantage    reward - mean reward of the eight, a replayed success included; no standard deviation
 Loss         own tokens: -advantage * ratio, unclipped; replayed tokens: -advantage * w / (w + .1), w = p / the probability
              recorded when it was sampled
@@ -21,8 +23,8 @@ What the code does differently (`as_released` takes over the first)
                is 1 and no clip acts
   skipping     a step whose gradient norm exceeds 500 or is not finite is left out; here the latter stops the run
 The other half of the run's problems is passed by. An update is smaller by its retired problems; the code takes them out of the
-next epoch's data. A problem without a right rollout when the run comes back to it leaves the pool; what the code does then was
-not looked up.
+next epoch's data. What the pool takes and when was read in copies of the code whose commit is not known. The released bonus
+assumes one micro-batch: the code adds up a mean for each.
 """
 
 import math
@@ -76,19 +78,20 @@ class Method:
     def update(self, trajectories, context):
         memory = context.memory
         pool, retired = memory.setdefault("pool", {}), memory.setdefault("retired", [])
-        groups = [trajectories[i : i + self.rollouts] for i in range(0, len(trajectories), self.rollouts)]
-        for group in groups:
+        replays = memory.setdefault("replays", False)
+        for first in range(0, len(trajectories), self.rollouts):
+            group = trajectories[first : first + self.rollouts]
             problem, right = group[0].problem, [t.segments[0] for t in group if t.note]
-            stored = [pool.pop(problem.id)[3:]] if problem.id in pool else []
-            if 0 < len(right) < self.rollouts:
+            if len(right) == self.rollouts:
+                pool.pop(problem.id, None)
+                retired.append(problem.id)
+            elif right and replays:
+                stored = [pool[problem.id][3:]] if problem.id in pool else []
                 stored += [[list(s.tokens), list(s.logp)] for s in right]
                 best = max(stored, key=lambda s: sum(s[1]) / len(s[1]))
                 pool[problem.id] = [list(problem.prompt), problem.answer, len(right), *best]
-            elif right:
-                retired.append(problem.id)
-        memory["replays"] = memory.get("replays", False) or sum(t.note for t in trajectories) > self.threshold * len(
-            trajectories
-        )
+        solved = sum(t.note for t in trajectories)
+        memory["replays"] = replays or solved / max(1, len(trajectories)) > self.threshold
         return trajectories
 
     def due(self, pool, count, rng):

@@ -14,7 +14,8 @@ What the code does differently
   reward       1 for the answer and .5 for the format; here the answer alone. Its format reward lets a group of wrong answers
                have advantages; here they have none
   ratios       its log-probs of the old and reference policy are not rebuilt after a hint, harmless with one update and no KL
-Its settings `hint_ratio` and `start_hint_step` do not drive the three stages and are left out.
+Its settings `hint_ratio`, which does not drive the three stages, and `start_hint_step`, before which there are no hints (0 in
+its recipe), are left out.
 """
 
 from dataclasses import dataclass

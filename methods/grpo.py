@@ -12,17 +12,18 @@ Loss         -advantage * ratio, ratio = p / p_old
 Denominator  token sum / response limit, averaged over trajectories
 Paper and code disagree on the sum: the code adds up the sequences of a GPU instead of averaging (the same direction, 64 times
              longer there); and on updates per batch: the code makes two, so its second ratio is not quite 1. The engine makes
-             one, the ratio is 1 and PPO's clip never acts; `clip=0.2` states the code's form all the same.
+             one, the ratio is 1 and PPO's clip never acts. `as_released` has the code's clip, .2, and its bonus on the entropy,
+             .001 against the sum over 64 sequences and so .001 / 64 (for one micro-batch: the code adds up a mean for each)
 Other preset `corrected`: the RL stage of arXiv:2604.23747, which clips at .2 below and .28 above and averages over all tokens
              of the update. It is also said to have no length normalisation; we follow "token-level loss".
-Left out     KL penalty and reference model (as in LUFFY and TRAPO), entropy bonus (0.001 in LUFFY's script)
+Left out     KL penalty and reference model (as in LUFFY and TRAPO)
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from engine.reduce import Denominator, mean_over_tokens, sum_over_length
-from engine.words import Sample, Trajectory, own
+from engine.words import Sample, Term, Trajectory, own
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,17 @@ class Method:
     group: int = 8
     clip: float | None = None
     clip_high: float | None = None  # above 1; None: the same as below
+    entropy: float = 0.0
     reduce: Denominator = sum_over_length()
 
-    presets: ClassVar = {"corrected": {"clip": 0.2, "clip_high": 0.28, "reduce": mean_over_tokens}}
+    presets: ClassVar = {
+        "as_released": {"clip": 0.2, "entropy": 0.001 / 64},
+        "corrected": {"clip": 0.2, "clip_high": 0.28, "reduce": mean_over_tokens},
+    }
+
+    @property
+    def needs(self):
+        return ("entropy",) if self.entropy else ()
 
     def explore(self, problem, context):
         rollouts = yield Sample(self.group)
@@ -45,4 +54,9 @@ class Method:
         if self.clip is not None:
             high = self.clip if self.clip_high is None else self.clip_high
             gain = gain.minimum(t.advantage * ratio.clamp(1 - self.clip, 1 + high))
-        return -gain
+        if not self.entropy:
+            return -gain
+        return {
+            "policy": Term(-gain, self.reduce),
+            "entropy": Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response),
+        }

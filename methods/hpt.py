@@ -16,13 +16,14 @@ Rows         of 128 problems with b gated there are 8 (128 - b) + b trajectories
 Paper and code disagree on (fields; `as_paper`, `as_released`)
   clip         PPO's, .2 | none
   deviation    divides the advantage in the formula, though the text says Dr.GRPO | does not
-  imitate_over 1 / length of each demonstration, so a mean over trajectories | a mean over the tokens of each micro-batch; here
+  imitate_over  1 / length of each demonstration, so a mean over trajectories | a mean over the tokens of each micro-batch; here
                over those of the update, and one micro-batch per step is assumed
   coefficient  1 (.3 at 1.5B) | the same, against a policy term summed over the 64 sequences of a GPU: 1 / 64 per trajectory
   entropy      none | bonus of .001 (.001 / 64), over all response tokens
 We follow the code on the first three, because the paper calls its reinforcement Dr.GRPO and with one update per batch its clip
-never acts; and leave scale and bonus of the sum to `as_released`, as for every method here. `soft`, after the code's mode of
-that name, keeps the eight and adds the demonstration to every group.
+never acts; and leave scale and bonus of the sum to `as_released`, as for every method here: beside a policy term averaged over
+trajectories an imitation of weight 1 is most of the loss. `soft` keeps the eight and adds the demonstration to every group, all
+with weight 1; the code's mode of that name weighs its parts by a table of how many were right, which is not taken over.
 The run's: learning rate (5e-6, five times the family's), batch 128, and the rule that skips steps of a gradient norm above 80.
 Left out     a second gate above the first, which reinforces the demonstration as in LUFFY (off in the scripts), and removing
              problems already imitated from later epochs (optional in the code)

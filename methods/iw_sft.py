@@ -8,10 +8,12 @@ Loss         -w log p on every expert token, end of sequence included, w = sg(cl
 Reference    the model the stage starts from
 Denominator  mean over all expert tokens of the update, as in the code; weights are not renormalised
 
-Paper and code disagree on the weight: derived as a ratio of trajectories' probabilities, it is the geometric mean of their
-tokens' ratios in the code, the exponential of a mean, not of a sum. We follow the code: over thousands of tokens a sum leaves
-every range at once. tau is 1 as the code calls it, 2 where it is not said. Other preset: `per_step`, the code's other branch: a
-weight for every token, p / p_ref kept within .2 and 1.8 (tau 1). Left out: weights from quality scores.
+Paper and code disagree on (`as_paper`, `as_released` = the defaults)
+  weight       derived as a ratio of trajectories' probabilities, the exponential of a sum | the geometric mean of their tokens'
+               ratios, the exponential of a mean
+We follow the code: over thousands of tokens a sum leaves every range at once. tau is 1 as the code calls it, 2 where it is not
+said. Other preset: `per_step`, the code's other branch: a weight for every token, p / p_ref kept within .2 and 1.8 (tau 1).
+Left out: weights from quality scores.
 """
 
 from dataclasses import dataclass
@@ -27,9 +29,14 @@ class Method:
     low: float = 0.0
     high: float = 16.0
     per_step: bool = False
+    trajectory: bool = False  # the ratio of whole demonstrations' probabilities, not of their tokens' on average
     reduce: Denominator = mean_over_tokens
 
-    presets: ClassVar = {"per_step": {"per_step": True, "low": 0.2, "high": 1.8}}
+    presets: ClassVar = {
+        "as_paper": {"trajectory": True},
+        "as_released": {},
+        "per_step": {"per_step": True, "low": 0.2, "high": 1.8},
+    }
     needs = ("reference_logp",)
 
     def __post_init__(self):
@@ -42,6 +49,6 @@ class Method:
     def loss(self, t):
         moved = (t.logp - t.reference_logp).detach()
         if not self.per_step:
-            tokens = t.trained.sum(dim=1, keepdim=True).clamp(min=1)
+            tokens = 1 if self.trajectory else t.trained.sum(dim=1, keepdim=True).clamp(min=1)
             moved = moved.where(t.trained, 0.0).sum(dim=1, keepdim=True) / tokens
         return -(self.tau * moved).exp().clamp(self.low, self.high) * t.logp

@@ -9,9 +9,11 @@ Loss         own tokens: -min(advantage * ratio, advantage * clip(ratio, .8, 1.2
              q under the warmed-up policy
 Denominator  mean over each trajectory's tokens, then over trajectories, both terms
 
-No critic: REINFORCE stands in for PPO's value network and GAE. The reward is one verdict at the end and nothing is discounted,
-so all a critic adds is a baseline that knows problem and position; the code then whitens what that leaves over its whole batch,
-and the mean of this step is the baseline kept here. A value head would be a second model with a loss and a rate of its own.
+No critic: REINFORCE stands in for PPO's value network and GAE, so this row is the recipe of ReFT and not its algorithm. The
+reward is one verdict at the end. In the code a critic predicts it at every token, and GAE (lambda .95, nothing discounted)
+credits early tokens with what the critic saw change soon after, the verdict itself fading by .95 a token; that is whitened over
+all tokens of the batch. Here every token of a rollout has the verdict, whitened over rollouts. A value head would be a second
+model with a loss and a rate of its own, for the one method that has it.
 
 Paper and code disagree on nothing that is a setting of this file. What the code does differently:
   kl           subtracts .05 * log(p_old / q) (.01 for programs) from the reward of each token, and so before whitening; a term

@@ -12,7 +12,8 @@ Denominator  own tokens: token sum / response limit, averaged over trajectories;
 
 What the code does differently (`as_released` takes over the first two):
   coefficient  its imitation loss is divided by 8 too much on 8 GPUs, which its own Adam hides but for clipping and weight decay
-  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64), also where it imitates
+  entropy      bonus of .001 against a policy term summed over the 64 sequences of a GPU (.001 / 64), for one micro-batch; also
+               where it imitates, there divided by 8 like the imitation (.001 / 8)
   updates      imitates in between; here an imitation takes one of the run's updates, and that update's problems are passed by
   clipping     gradient norm .7 for reinforcement and 1 for imitation; here the run's one `clip_gradient`
 The paper is said to collect demonstrations online; code and this file take those of the data.
@@ -31,14 +32,15 @@ class Method:
     batch: int | None = None
     coefficient: float = 1.0
     entropy: float = 0.0
+    imitation_entropy: float = 0.0  # in an update that imitates
     reduce: Denominator = sum_over_length()
 
     optimizers = ("reinforcement", "imitation")
-    presets: ClassVar = {"as_released": {"coefficient": 1 / 8, "entropy": 0.001 / 64}}
+    presets: ClassVar = {"as_released": {"coefficient": 1 / 8, "entropy": 0.001 / 64, "imitation_entropy": 0.001 / 8}}
 
     @property
     def needs(self):
-        return ("entropy",) if self.entropy else ()
+        return ("entropy",) if self.entropy or self.imitation_entropy else ()
 
     def explore(self, problem, context):
         if "due" in context.memory:
@@ -69,6 +71,7 @@ class Method:
             "policy": Term(-t.advantage * ratio, self.reduce, mask=t.trained & ~t.expert),
             "imitation": Term(-t.logp, mean_over_tokens, self.coefficient, mask=t.trained & t.expert),
         }
-        if self.entropy:
-            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response)
+        if self.needs:
+            terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response & ~t.expert)
+            terms["imitation_entropy"] = Term(-t.entropy, mean_over_tokens, self.imitation_entropy, mask=t.response & t.expert)
         return terms

@@ -14,7 +14,7 @@ Paper and code disagree on (fields; `as_paper`, `as_released`):
   entropy      bonus of .01 | .001 / 64, likewise; both over all response tokens
 The paper names no scale, so its preset and the default keep 1: beside a policy term averaged over trajectories that is mostly
 SFT. Not reproduced from the code: it takes the mean of -log p in each micro-batch and adds these up, so its coefficient is the
-number of micro-batches with a demonstration, 4 to 8 on a GPU; one is assumed.
+number of micro-batches with a demonstration, 4 to 8 on a GPU; one is assumed, as for the bonus.
 """
 
 from dataclasses import dataclass

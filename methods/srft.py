@@ -20,14 +20,15 @@ Paper and code disagree on (fields; `as_paper` = the defaults, `as_released` = t
   shaping      A p | LUFFY's A p / (p + .1) | the same
   on_positive  log p | the positive advantages of LUFFY's function, so "ratio" | log p
   group        8 and the demonstration | as in LUFFY, 7 and the demonstration | the same
-  deviation    divides | not known, taken to | does not
-  scale        .5 on imitation, no other said | the same against the other three summed over the 64 sequences of a GPU, so
-               `imitation` is .5 / 64 per trajectory | the same
-  entropy      none | bonus of .001 (.001 / 64), likewise | the same
+  deviation    divides | as in LUFFY, does not | the same
+  scale        .5 on imitation, no other said | the same against the other three summed over the sequences of a GPU: 16 of 64
+               problems on 32 GPUs, so `imitation` is .5 / 16 per trajectory | .5 / 64 on 8 GPUs
+  entropy      none | bonus of .001, likewise (.001 / 16) | .001 / 64
   reward       1 and -1 where it is derived, 1 and 0 where it is run | 1 and 0
 We follow the paper by default because its sign is the published claim. An H of the whole batch, which its formula may mean, is
-left out: a weight would depend on how an update is cut. Not verified: the released code as a whole; that its H is each token's,
-and its group, deviation, scale and what its .1 exp(H) multiplies, follow from its being LUFFY's function with weights put in.
+left out: a weight would depend on how an update is cut. Beside a policy term averaged over trajectories the default's imitation
+is most of the loss. Not verified: the released code as a whole; that its H is each token's, and its group, deviation, scale and
+what its .1 exp(H) multiplies, follow from its being LUFFY's function with weights put in; one micro-batch per step is assumed.
 """
 
 import statistics
@@ -60,8 +61,9 @@ class Method:
             "granularity": "token",
             "shaping": 0.1,
             "on_positive": "ratio",
-            "imitation": 0.5 / 64,
-            "entropy": 0.001 / 64,
+            "deviation": False,
+            "imitation": 0.5 / 16,
+            "entropy": 0.001 / 16,
         },
         "as_rerun": {"rollouts": 7, "shaping": 0.1, "deviation": False, "imitation": 0.5 / 64, "entropy": 0.001 / 64},
     }

@@ -15,7 +15,8 @@ Paper and code disagree on (fields; `as_paper`, `as_released`; the default is th
   hint         sum over a hint's tokens, averaged over rollouts | mean over tokens, so a token of a long hint weighs less
   entropy      none | a bonus of .001 on own tokens
 We follow the code on the first: its scale does not hang on how long the demonstrations are.
-Chunks end after sentences in the code; here after blank lines where the demonstration has them.
+Chunks end after sentences in the code, their number rounded to the nearest; here after blank lines where the demonstration has
+them, rounded down. Its first update is the schedule's second.
 Other preset `r3`: the paper's R^3, no imitation and any of 0 to L chunks, alike, throughout
 Left out     the reward of .1 for an answer in the right format; the limit of 100 on the logits of a hint; staged hints, whose
              number of chunks falls by one at a time

@@ -29,10 +29,11 @@ def problem(name: str) -> Problem:
 
 class Talk:
     """A run of updates of the problems named; of the rollouts of each the given number is right (`replayed`: of those that are
-    asked for beside a stored success)."""
+    asked for beside a stored success). `replays`: it has been switched to replay before."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.method, self.memory, self.step = build(**settings), {}, 0
+    def __init__(self, replays: bool = True, **settings: Any) -> None:
+        self.method, self.step = build(**settings), 0
+        self.memory: dict[str, Any] = {"replays": True} if replays else {}
 
     def update(self, replayed: int = 0, **right: int) -> list[Trajectory]:
         here, self.sampler = context(self.step, 20, 0, "", self.memory), Scripted(lambda i: False)
@@ -64,30 +65,46 @@ def counts(talk: Talk) -> dict[str, int]:
 
 
 def test_one_to_seven_right_enter_the_pool_and_eight_retire() -> None:
-    talk = Talk(threshold=1.0)
+    talk = Talk(share=0.0)
     talk.update(a=0, b=1, c=7, d=8)
     assert [request.sample.n for request in talk.sampler.asked] == [8] * 4
     assert counts(talk) == {"b": 1, "c": 7} and talk.memory["retired"] == ["d"]
     talk.update(b=2, c=8, d=8)
     assert talk.new == ["b", "c"]  # the retired one is passed by
     assert counts(talk) == {"b": 2} and talk.memory["retired"] == ["d", "c"]
+    kept = talk.memory["pool"]["b"]
     talk.update(b=0)
-    assert counts(talk) == {}
+    assert talk.new == ["b"] and talk.memory["pool"] == {"b": kept}  # none right this time: it stays as it was
 
 
 def test_replay_begins_above_its_threshold_and_stays() -> None:
-    """35 % of the 40 rollouts of five problems are 14."""
-    talk = Talk()
-    talk.update(a=4, b=4, c=4, d=2, e=0)
+    """35 % of the 40 rollouts of five problems are 14. What was right before the switch is not stored, but retires."""
+    talk = Talk(replays=False)
+    talk.update(a=4, b=8, c=2, d=0, e=0)
+    assert talk.memory["retired"] == ["b"]
     talk.update(f=4, g=4, h=4, i=3, j=0)  # 15: above, from the next update on
-    assert talk.due == []
+    assert talk.due == [] and counts(talk) == {}
+    talk.update(k=2, l=1, m=0, n=0)
+    assert talk.due == [] and counts(talk) == {"k": 2, "l": 1}
     for _ in range(2):
-        talk.update(k=0, l=0, m=0, n=0)
-        assert len(talk.due) == 2
-    below = Talk()
+        talk.update(o=0, p=0, q=0, r=0)
+        assert sorted(talk.due) == ["k", "l"]
+    below = Talk(replays=False)
     for _ in range(3):
         below.update(a=4, b=4, c=4, d=2, e=0)
-        assert below.due == []
+        assert below.due == [] and counts(below) == {}
+
+
+@pytest.mark.parametrize("problems", [5, 45, 85])
+def test_a_threshold_met_to_the_rollout_does_not_begin_replay(problems: int) -> None:
+    """35 % of 40, 360 and 680 rollouts are 14, 126 and 238 right ones, though .35 * 360 is 125.99999999999999."""
+    right = round(0.35 * 8 * problems)
+    for more, replays in ((0, False), (1, True)):
+        talk = Talk(replays=False)
+        full, rest = divmod(right + more, 8)
+        groups = [written(str(i), [(float(8 * i + k < 8 * full + rest), (-1.0,)) for k in range(8)]) for i in range(problems)]
+        talk.learn([trajectory for group in groups for trajectory in group])
+        assert talk.memory["replays"] is replays
 
 
 def test_a_policy_that_is_always_right_or_always_wrong_has_nothing_to_replay() -> None:

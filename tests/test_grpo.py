@@ -14,6 +14,7 @@ from tests.conftest import METHODS
     [  # gradient of -min(A r, A clip(r)) on log p, r = .75, 1.25, 1.3: -A r, or 0 where the clip holds it
         (methods.MATCHED, [-0.75, -1.25, -1.3], [0.75, 1.25, 1.3]),
         ("corrected", [-0.75, -1.25, 0.0], [0.0, 1.25, 1.3]),
+        ("as_released", [-0.75, 0.0, 0.0], [0.0, 1.25, 1.3]),
     ],
 )
 def test_the_corrected_clip_is_wider_above_than_below(preset: str, rewarded: list[float], punished: list[float]) -> None:
@@ -21,8 +22,13 @@ def test_the_corrected_clip_is_wider_above_than_below(preset: str, rewarded: lis
     logp = torch.tensor([[0.75, 1.25, 1.3]] * 2, dtype=torch.float64).log().requires_grad_()
     advantage = torch.tensor([[1.0] * 3, [-1.0] * 3], dtype=torch.float64)
     nothing, yes = torch.zeros_like(advantage), torch.ones_like(advantage, dtype=torch.bool)
-    method.loss(Tokens(logp, nothing, advantage, ~yes, yes, yes)).sum().backward()
+    found = method.loss(Tokens(logp, nothing, advantage, ~yes, yes, yes, nothing + 3.0))
+    policy = found["policy"].values if preset == "as_released" else found
+    policy.sum().backward()
     torch.testing.assert_close(logp.grad, torch.tensor([rewarded, punished], dtype=torch.float64))
+    if preset == "as_released":
+        entropy = found["entropy"]
+        assert entropy.coefficient == 0.001 / 64 and entropy.values.unique().tolist() == [-3.0] and entropy.mask.all()
 
 
 def test_the_corrected_pipeline_starts_from_sft_and_reinforces_with_grpos_preset() -> None:

@@ -120,6 +120,17 @@ def test_as_paper_clips_and_averages_each_demonstration() -> None:
     assert slopes(found["imitation"], t)[1:, 0].tolist() == pytest.approx([-1 / 2, -1 / 6])
 
 
+def test_as_paper_clips_on_either_side_of_its_bounds() -> None:
+    """Slope of -min(A r, A clip(r)) on log p, r = .79, .81, 1.19, 1.21: -A r, or 0 where the clip holds it."""
+    logp = torch.tensor([[0.79, 0.81, 1.19, 1.21]] * 2, dtype=torch.float64).log().requires_grad_()
+    advantage = torch.tensor([[1.0] * 4, [-1.0] * 4], dtype=torch.float64)
+    nothing, yes = torch.zeros_like(advantage), torch.ones_like(advantage, dtype=torch.bool)
+    terms = build(preset="as_paper").loss(Tokens(logp, nothing, advantage, ~yes, yes, yes))
+    terms["policy"].values.sum().backward()
+    slopes = [[-0.79, -0.81, -1.19, 0.0], [0.0, 0.81, 1.19, 1.21]]
+    torch.testing.assert_close(logp.grad, torch.tensor(slopes, dtype=torch.float64))
+
+
 def test_as_paper_divides_by_the_groups_deviation() -> None:
     """2 of 8 right: mean .25, sample deviation sqrt(8 / 7 * 3 / 16) = .46291."""
     found = [t.segments[0].advantage for t in converse(build(preset="as_paper"), lambda i: i < 2)[1]]

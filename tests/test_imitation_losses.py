@@ -215,6 +215,7 @@ LOGP, START_LOGP = f64([[-0.2, -1.5, -0.7]]), f64([[-0.4, -1.2, -1.1]])
         (methods.MATCHED, {}, [1.105171] * 3),  # exp((.2 - .3 + .4) / 3)
         (methods.MATCHED, {"tau": 2.0}, [1.221403] * 3),
         ("per_step", {}, [1.221403, 0.740818, 1.491825]),  # exp(.2), exp(-.3), exp(.4)
+        ("as_paper", {}, [1.349859] * 3),  # exp(.2 - .3 + .4)
     ],
 )
 def test_iw_sft_weights_and_what_they_weigh(preset: str, settings: dict, weights: list[float]) -> None:
@@ -226,7 +227,7 @@ def test_iw_sft_weights_and_what_they_weigh(preset: str, settings: dict, weights
     torch.testing.assert_close(logp.grad, -f64([weights]) / 3, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("preset", [methods.MATCHED, "per_step"])
+@pytest.mark.parametrize("preset", [methods.MATCHED, "per_step", "as_paper"])
 def test_iw_sft_is_sft_where_the_policy_has_not_moved(preset: str) -> None:
     found, slope = step(build("iw_sft", preset), LOGITS, LOGITS, TOKENS)
     value, wanted = step(build("sft"), LOGITS, LOGITS, TOKENS)
@@ -245,7 +246,7 @@ def test_iw_sft_weights_stop_at_their_bounds() -> None:
     assert logp.grad is not None and logp.grad.item() == -16
 
 
-@pytest.mark.parametrize("preset", [methods.MATCHED, "per_step"])
+@pytest.mark.parametrize("preset", [methods.MATCHED, "per_step", "as_paper"])
 def test_iw_sft_weights_a_solution_by_its_own_trained_tokens(preset: str) -> None:
     """The same solution alone, and between an untrained prompt and padding beside a solution that moved far."""
     alone, beside = LOGP.clone().requires_grad_(), torch.full((2, 7), -9.0, dtype=torch.float64)
@@ -261,7 +262,9 @@ def test_iw_sft_weights_a_solution_by_its_own_trained_tokens(preset: str) -> Non
     double.where(trained, torch.zeros(())).sum().backward()
     assert alone.grad is not None and beside.grad is not None
     torch.testing.assert_close(beside.grad[:1, 2:5], alone.grad)
-    assert beside.grad[1, 1:].abs().max() == pytest.approx(0.2 if preset == "per_step" else math.exp(-12))
+    assert beside.grad[1, 1:].abs().max() == pytest.approx(
+        {"per_step": 0.2, "as_paper": math.exp(-12 * 6)}.get(preset, math.exp(-12))
+    )
     empty = method.loss(view(beside.detach(), reference, torch.zeros_like(trained)))  # a filling of nothing
     assert empty.isfinite().all()
 

@@ -32,9 +32,13 @@ def test_no_word_of_a_header_is_lost(name: str) -> None:
 
 @pytest.mark.parametrize("name", methods.names(METHODS))
 def test_no_table_runs_together_on_a_card(name: str) -> None:
-    """Columns are items, indented by two; inside a field their spaces would be one in Markdown."""
-    for entry in header(inspect.cleandoc(methods.load(name, METHODS).__doc__ or ""))[1]:
+    """Columns are items, indented by two; inside a field their spaces would be one in Markdown. Every line indented by two is
+    an item of its own."""
+    docstring = inspect.cleandoc(methods.load(name, METHODS).__doc__ or "")
+    entries = header(docstring)[1]
+    for entry in entries:
         assert not any("  " in text for text in (entry.text, *(text for _, text in entry.items)))
+    assert sum(len(entry.items) for entry in entries) == len(re.findall(r"(?m)^  (?=\S)", docstring))
 
 
 # Files of the authors' that are not in the folder named last, as the notes on the papers list them

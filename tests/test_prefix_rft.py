@@ -96,7 +96,7 @@ def test_a_prefix_is_cut_down_and_never_ends_the_sequence() -> None:
 #   two trajectories, advantages .5 and -.25, of a prefix and two own tokens each
 #   p          prefix .1  .2  .3  .4   own .6  .3        prefix .5   own .9  .2
 #   p_old                                  .5  .3                        .6  .4
-#   rank              0  .19  .2  .8                             .1
+#   rank              0 .199  .2  .8                             .1
 def view() -> Tokens:
     problem = Problem("p", (11,), "5")
 
@@ -106,7 +106,7 @@ def view() -> Tokens:
     first = Trajectory(problem, (expert((21, 22, 23, 24), 0.5), own(written([0.5, 0.3]), 0.5)))
     second = Trajectory(problem, (expert((21,), -0.25), own(written([0.6, 0.4]), -0.25)))
     p = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.6, 0.3], [0.5, 0.9, 0.2, 1.0, 1.0, 1.0]], dtype=torch.float64)
-    rank = torch.tensor([[0.0, 0.19, 0.2, 0.8, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    rank = torch.tensor([[0.0, 0.199, 0.2, 0.8, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     tokens = collate([first, second], 0, torch.float64).tokens
     return replace(tokens, logp=p.log().requires_grad_(), entropy_rank=rank)
 

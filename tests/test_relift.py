@@ -149,8 +149,9 @@ def test_reinforcing_is_grpo_and_imitating_is_sft() -> None:
     torch.testing.assert_close(expert["imitation"][1], torch.full((2, 2), -0.25, dtype=torch.float64))
     released = terms(build(preset="as_released"), False)
     assert released["imitation"][0] == pytest.approx(expert["imitation"][0] / 8)
-    assert released["entropy"][0] == pytest.approx(-0.001 / 64 * 3)
-    assert terms(build(preset="as_released"), True)["entropy"][0] == pytest.approx(-0.001 / 64 * 3)
+    assert released["imitation_entropy"][0] == pytest.approx(-0.001 / 8 * 3) and released["entropy"][0] == 0
+    reinforced = terms(build(preset="as_released"), True)
+    assert reinforced["entropy"][0] == pytest.approx(-0.001 / 64 * 3) and reinforced["imitation_entropy"][0] == 0
 
 
 class Stopped(Exception):

@@ -49,9 +49,9 @@ def test_the_next_rate_lies_between_failure_and_success(seen: list[tuple[float, 
     assert low <= rate <= high and (low == high or low < rate < high)
 
 
-@pytest.mark.parametrize(("b", "rate"), [(0.45, 0.3125), (0.55, 0.0)])
+@pytest.mark.parametrize(("b", "rate"), [(0.45, 0.3125), (0.49, 0.111), (0.51, 0.0), (0.55, 0.0)])
 def test_a_curve_above_the_target_everywhere_asks_for_nothing(b: float, rate: float) -> None:
-    """On either side of b = .5; at .45: .6 - log(.5 / .05) / 8."""
+    """On either side of b = .5; at .45: .6 - log(.5 / .05) / 8, at .49: .6 - log(.5 / .01) / 8."""
     seen = [(r / 10, b + (1 - b) / (1 + math.exp(-8 * (r / 10 - 0.6)))) for r in range(11)]
     assert rate_for(0.5, seen) == pytest.approx(rate, abs=3e-3)
 

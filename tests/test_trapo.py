@@ -220,3 +220,17 @@ def test_fixed_prefix_guides_the_solved_problems_too() -> None:
 
     assert shown("fixed_prefix", 1.0) == shown("fixed_prefix", 0.0) == shown("as_paper", 0.0) == guided
     assert shown("as_paper", 1.0) == free
+
+
+def test_the_clip_holds_own_tokens_on_either_side_of_its_bounds() -> None:
+    """Slope of -min(A r, A clip(r, .8, 1.2)) on log p, r = .79, .81, 1.19, 1.21: -A r, or 0 where the clip holds it."""
+    logp = torch.tensor([[0.79, 0.81, 1.19, 1.21]] * 2, dtype=torch.float64).log().requires_grad_()
+    advantage = torch.tensor([[1.0] * 4, [-1.0] * 4], dtype=torch.float64)
+    nothing, yes = torch.zeros_like(advantage), torch.ones_like(advantage, dtype=torch.bool)
+    found = slopes(build(clip=0.2), Tokens(logp, nothing, advantage, ~yes, yes, yes))
+    torch.testing.assert_close(found, torch.tensor([[-0.79, -0.81, -1.19, 0.0], [0.0, 0.81, 1.19, 1.21]], dtype=torch.float64))
+
+
+def test_the_released_bonus_is_an_eighth_of_a_thousandth_over_all_response_tokens() -> None:
+    entropy = build("as_released").loss(rows())["entropy"]
+    assert entropy.coefficient == 0.001 / 8 and torch.equal(entropy.mask, rows().response) and rows().expert.any()
