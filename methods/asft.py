@@ -1,7 +1,9 @@
 """ASFT: DFT, anchored by a divergence over the whole vocabulary to the model it started from.
 
 Paper        arXiv:2509.23753 (ICLR 2026), v1, eq. 6; the text of its v3 was not read
-Code         zhuchichi56/ASFT@6f6f51c, train_v2.py (mode "asft"); LLaMA-Factory@ff6d4d1 has the same
+Code         zhuchichi56/ASFT@6f6f51c, train_v2.py (mode "asft"); LLaMA-Factory@ff6d4d1 is said to have the same. Lines as of
+             zhuchichi56/ASFT@42e2560, train_v2.py:146-150 (DFT), train_v2.py:162-176 (reference, KL, sum, mean), train_v2.py:62
+             (weight)
 Sampling     none; one demonstration per problem
 Loss         -sg(p) log p + weight * KL on every expert token, end of sequence included. The gradient of
              KL(reference || policy) on the logits is policy - reference

@@ -1,9 +1,10 @@
 """CHORD: reinforce on one stream of problems, imitate on another, and let a schedule shift the weight between the two losses.
 
 Paper        arXiv:2508.11408 (ICLR 2026): CHORD-mu (the defaults) and CHORD-phi (`phi`)
-Code         modelscope/Trinity-RFT@0414330, trinity/algorithm/policy_loss_fn/chord_policy_loss.py,
-             examples/mix_chord/mix_chord.yaml; advantage: modelscope/Trinity-RFT@0087fc3,
-             trinity/algorithm/add_strategy/add_strategy.py (grpo)
+Code         modelscope/Trinity-RFT@0414330, trinity/algorithm/policy_loss_fn/chord_policy_loss.py:14-31 (schedule),
+             chord_policy_loss.py:64-102 (phi), chord_policy_loss.py:193-237 (both losses, weights of rows, sum),
+             examples/mix_chord/mix_chord.yaml:6-24; advantage: modelscope/Trinity-RFT@0087fc3,
+             trinity/algorithm/add_strategy/add_strategy.py:105-126 (grpo)
 Sampling     8 rollouts per problem; two problems of the second stream for each give their demonstrations, as the 64 beside 32
              problems of the paper. Both streams are the run's data, in orders of their own; the paper's are disjoint sets (20k
              problems, 5k demonstrations)

@@ -2,7 +2,8 @@
 
 Paper        arXiv:2503.14476: clip-higher, dynamic sampling, token-level loss, overlong reward shaping; known here by its code
 Code         verl's utils/reward_score/math_dapo.py and workers/reward_manager/dapo.py; verl-project/verl-recipe@48ea0a79,
-             dapo/dapo_ray_trainer.py, run_dapo_qwen2.5_32b.sh, test_dapo_7b_math.sh
+             dapo/dapo_ray_trainer.py, run_dapo_qwen2.5_32b.sh, test_dapo_7b_math.sh; lines as of
+             verl-project/verl-recipe@dd811fe, dapo/dapo_ray_trainer.py:239-294 (dropping, more batches)
 Sampling     16 rollouts per problem. A group that is all right or all wrong is dropped; its rollouts count. While fewer groups
              are kept than the update has problems, as many problems again are explored, up to `batches` (10) times that
              number; the groups found last are dropped if they are too many

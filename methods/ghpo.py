@@ -1,7 +1,9 @@
 """GHPO: reinforce; where every rollout fails, start over with an opening of the solution as a hint, longer until one succeeds.
 
 Paper        arXiv:2507.10628, known here by its code alone
-Code         hkgc-1/GHPO@af0a7dd8, src/ghpo/ghpo_trainer.py
+Code         hkgc-1/GHPO@af0a7dd8, src/ghpo/ghpo_trainer.py; lines as of hkgc-1/GHPO@563abfc, src/ghpo/ghpo_trainer.py:830-833
+             (hint), ghpo_trainer.py:996-1142 (the three stages), ghpo_trainer.py:1189-1200 (advantage),
+             ghpo_trainer.py:1992-2004 (loss, mean), ghpo_trainer.py:889 (ratios), ghpo_trainer.py:813-816 (start)
 Sampling     8 own rollouts. If all are wrong, all 8 again after the first 25 % of the solution, then after 50 %, then after
              75 %; the last group replaces those before it, whose rollouts count. All wrong to the end: no advantage
 Advantage    reward - mean of the group, over its standard deviation (of n - 1) + 1e-4

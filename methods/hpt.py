@@ -1,8 +1,10 @@
 """HPT: count each problem's right rollouts; reinforce where there are enough, and imitate the demonstration instead where not.
 
 Paper        arXiv:2509.04419v2 (Unified Policy Gradient Estimator, Hybrid Post-Training)
-Code         TsinghuaC3I/Unify-Post-Training@ae332f5, hpt/verl/verl/mix_src/mix_trainer.py (select_on_off_ada_balance),
-             mix_actor.py, exp_scripts/train.sh
+Code         TsinghuaC3I/Unify-Post-Training@ae332f5, hpt/verl/verl/mix_src/mix_trainer.py:394-407 (gate),
+             mix_trainer.py:599-612 (counting), mix_actor.py:135-165 (both losses), mix_actor.py:509-511 (skipped steps),
+             mix_core_alg.py:7-10 (mean of imitation), hpt/verl/verl/trainer/ppo/core_algos.py:110-158 (advantage),
+             core_algos.py:307-318 (clip, sum), exp_scripts/train.sh
 Sampling     8 rollouts. With `gate` right ones or fewer all eight are thrown away and the demonstration is learned instead; the
              gate is 0 for Qwen, 2 for LLaMA
 Advantage    reward - mean reward of the eight; no standard deviation
@@ -23,7 +25,7 @@ Paper and code disagree on (fields; `as_paper`, `as_released`)
 We follow the code on the first three, because the paper calls its reinforcement Dr.GRPO and with one update per batch its clip
 never acts; and leave scale and bonus of the sum to `as_released`, as for every method here: beside a policy term averaged over
 trajectories an imitation of weight 1 is most of the loss. `soft` keeps the eight and adds the demonstration to every group, all
-with weight 1; the code's mode of that name weighs its parts by a table of how many were right, which is not taken over.
+with weight 1; the code's mode of that name samples seven, and prepares weights by how many were right, which nothing reads.
 The run's: learning rate (5e-6, five times the family's), batch 128, and the rule that skips steps of a gradient norm above 80.
 Left out     a second gate above the first, which reinforces the demonstration as in LUFFY (off in the scripts), and removing
              problems already imitated from later epochs (optional in the code)

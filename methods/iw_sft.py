@@ -1,7 +1,9 @@
 """iw-SFT: imitate each demonstration the more, the further the policy has moved towards it since it started.
 
 Paper        arXiv:2507.12856: SFT on filtered data bounds an RL objective from below; importance weights tighten the bound
-Code         emmyqin/iw_sft@9a3e4e4, bounding_trainers.py (IwSFTLoss, called with temp 1 and sum_over_time)
+Code         emmyqin/iw_sft@9a3e4e4, bounding_trainers.py (IwSFTLoss, called with temp 1 and sum_over_time); lines as of
+             emmyqin/iw_sft@3686986, bounding_trainers.py:46-62 (weights), bounding_trainers.py:66-71 (mean),
+             bounding_trainers.py:185-211 (reference, call)
 Sampling     none; one demonstration per problem
 Loss         -w log p on every expert token, end of sequence included, w = sg(clamp(exp(tau * mean(log p - log p_ref)), 0, 16)):
              one weight per demonstration, the mean being over its own trained tokens alone. At the start w is 1
@@ -13,7 +15,7 @@ Paper and code disagree on (`as_paper`, `as_released` = the defaults)
                ratios, the exponential of a mean
 We follow the code: over thousands of tokens a sum leaves every range at once. tau is 1 as the code calls it, 2 where it is not
 said. Other preset: `per_step`, the code's other branch: a weight for every token, p / p_ref kept within .2 and 1.8 (tau 1).
-Left out: weights from quality scores.
+Left out: weights from quality scores. The code's shapes pair weights with their demonstrations in micro-batches of one alone.
 """
 
 from dataclasses import dataclass

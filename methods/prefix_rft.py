@@ -1,8 +1,10 @@
 """Prefix-RFT: continue one expert prefix per group, and give the prefix's uncertain tokens the advantage of what came of it.
 
 Paper        arXiv:2507.01679v3 (ICML 2026), eq. 3; its text is known here through others' notes
-Code         ZeroYuHuang/prefix_rft@5f5d2a1f, recipe/prefix_rft: core_algos.py, dp_actor.py (reshape_func), rl_dataset.py
-             (_get_prefix), recipe/prefix_rft/scheduler/global_step.py (cosine, Beta(1, 1))
+Code         ZeroYuHuang/prefix_rft@5f5d2a1f, recipe/prefix_rft: rl_dataset.py:278-345 (prefix, seven and one),
+             core_algos.py:220-259 (advantage), core_algos.py:262-308 (`dr_grpo_prefix`), core_algos.py:604-640 (loss),
+             dp_actor.py:132-157 (ranks), dp_actor.py:649-710 (ratio, bonus, weights of a micro-batch),
+             recipe/prefix_rft/scheduler/global_step.py:149-186 (cosine), global_step.py:258-275 (Beta(1, 1))
 Sampling     7 own rollouts, and an eighth that continues the first floor(l * T) of the demonstration's T tokens, l uniform
              between a low that falls from .95 to .05 along a cosine over the run (500 steps) and a high of .95: the window
              opens downwards, long prefixes stay. It never holds the end of sequence
@@ -18,7 +20,8 @@ experiment, so there is no `as_released`)
                prefix at its reward - that mean. Left out: its `v2`, where no prefix is ever rewarded, `grpo_prefix`, which
                divides by deviations, and optional reshapings of the prefix's part (among them LUFFY's)
   scope        not said | entropies are ranked within a micro-batch; here over the whole update (`per_trajectory`: within one)
-  denominator  as above | token mean by default, and weights that follow the size of a micro-batch; neither is taken over
+  denominator  as above | token mean by default; its `dr_grpo` adds trajectories up instead of averaging; and weights that
+               follow the size of a micro-batch; none of it is taken over
   entropy      not said | a bonus of .001 by default, whose weight also follows the micro-batches; left out
   shortest     not said | a shortest prefix without a value; none here. Prefixes are cut to fit the prompt there, not here
 Other presets: the paper's ablations `all_tokens` (every prefix token learns; its responses grew very long) and

@@ -1,7 +1,8 @@
 """PSFT: imitate the expert like a rollout of advantage 1 under PPO's clip, so that no token's probability rises too fast.
 
 Paper        arXiv:2508.17784 (ICLR 2026), the clipped objective with every advantage 1
-Code         zwhong714/PSFT@569b1ba, verl/recipe/psft/psft_ray_trainer.py, verl/verl/trainer/ppo/core_algos.py
+Code         zwhong714/PSFT@569b1ba, verl/recipe/psft/psft_ray_trainer.py, verl/verl/trainer/ppo/core_algos.py; lines as of
+             zwhong714/PSFT@bd20b49, verl/verl/trainer/ppo/core_algos.py:862-888 (ratio, clip, mean)
 Sampling     none; one demonstration per problem
 Loss         -min(r, clip(r, 1 - .2, 1 + .28)) on every expert token, r = exp(clamp(log p - log p_old, -20, 20)): SFT's gradient
              where r is 1, none once r is above 1.28. With an advantage of 1 the lower bound never acts; it is the code's form

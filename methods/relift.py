@@ -1,7 +1,9 @@
 """ReLIFT: reinforce, and keep the problems on which every rollout fails; when enough are kept, imitate their demonstrations.
 
 Paper        arXiv:2506.07527, known here by its code alone
-Code         TheRoadQaQ/ReLIFT@eb95454f, relift/verl/verl/relift/{trainer,actor,core_algos}.py, examples/math-7b/train.sh
+Code         TheRoadQaQ/ReLIFT@eb95454f, relift/verl/verl/relift/{trainer,actor,core_algos}.py, examples/math-7b/train.sh; later
+             scripts have other sizes. Lines as of TheRoadQaQ/ReLIFT@1ff8869, relift/verl/verl/relift/core_algos.py:45-67
+             (policy), core_algos.py:77-83 (imitation)
 Sampling     8 own rollouts per problem. If none is right, the problem's demonstration enters a queue, in front
 Advantage    reward - mean reward of the eight; no standard deviation
 Update       after an update by reinforcement that leaves `batch` demonstrations in the queue (None: as many as an update has

@@ -2,7 +2,9 @@
 
 Paper        arXiv:2506.19767 (ICLR 2026), eq. 6 to 13
 Code         fyqqyf/SRFT@8d4e10a (srft/verl/verl/mix_src/mix_core_alg.py, mix_actor.py, exp_scripts/train.sh), known here by the
-             notes of others only; re-implemented in TsinghuaC3I/Unify-Post-Training@ae332f5 (offline_loss_type srft)
+             notes of others only; re-implemented in TsinghuaC3I/Unify-Post-Training@ae332f5 (offline_loss_type srft),
+             hpt/verl/verl/mix_src/mix_actor.py:350-400 (H, weights, imitation), mix_core_alg.py:559-613 (own rollouts,
+             shaping), mix_core_alg.py:649-675 (demonstration, sums)
 Sampling     8 own rollouts; the expert solution, graded like them, joins the group
 Advantage    (reward - mean) / standard deviation of all nine, for the demonstration. Own rollouts count +1 if right and -1 if
              not, whatever the group; with `on_positive="ratio"` they have the advantage too

@@ -1,8 +1,10 @@
 """TRAPO: guide the policy with expert openings where it fails, and imitate them with a gradient bounded for unlikely tokens.
 
 Paper        arXiv:2512.17636 (ICLR 2026), eq. 3 (TrSFT), Algorithm 1 (micro-groups)
-Code         Su-my/TRAPO@982cb8f, luffy/verl/verl/trapo_src: mix_trainer.py:450-527, mix_vllm_rollout.py:116-260,
-             mix_core_alg.py, exp_scripts/train_trapo.sh
+Code         Su-my/TRAPO@982cb8f, luffy/verl/verl/trapo_src: mix_trainer.py:450-527, mix_vllm_rollout.py:116-260 (micro-groups),
+             mix_core_alg.py:202-214 (own tokens), mix_core_alg.py:227-236 (LUFFY's loss, TrSFT), mix_core_alg.py:265-292
+             (weight, sum), mix_actor.py:107-148 (unlearned, SFT loss), mix_actor.py:211-252 (entropy),
+             exp_scripts/train_trapo.sh:71-77
 Sampling     micro-groups of 4, 2, 1, 1 rollouts in order; each continues the given share of the demonstration if the mean
              reward so far is below its threshold, and starts from the bare problem otherwise. A whole demonstration is graded
              as it stands, with nothing generated after it

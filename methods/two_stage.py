@@ -16,6 +16,7 @@ Paper and code disagree on
   epochs       10 | a configuration of 20, of which GRPO takes checkpoint 350; here three times the run's
   updates      50 by a summary of the paper | 40; here the run's
 Unverified: division by the deviation, and the denominator; both are GRPO's, whose trainer and version the notes do not name.
+Copies of that trainer in other repositories divide by it, and take the mean over all tokens of a micro-batch.
 What the code does differently: it counts 30,000 characters where we count tokens and the run's response limit, which no
 response exceeds; it samples with top-p .9 and min-p .05, here the run's distribution.
 Left out     the format reward (a box before the thought ends): the engine tells a method the verdict and nothing else

@@ -1,8 +1,11 @@
 """UFT: open every rollout with the same hint, fewer and fewer steps of a solution, and imitate the hint a little.
 
 Paper        arXiv:2505.16984 (NeurIPS 2025)
-Code         liumy2010/UFT@ad3c8ec7, run.py, verl/utils/dataset/rl_dataset.py, verl/workers/actor/dp_actor.py,
-             verl/trainer/config/ppo_trainer.yaml; the losses it calls were not seen: 1e-6 and 10 below are verl's
+Code         liumy2010/UFT@ad3c8ec7, run.py:9-37 (schedule, rollouts, coefficients), run.py:70-72 (R^3),
+             verl/utils/dataset/rl_dataset.py:135-163 (hint: chunks, cosine, draw), verl/workers/actor/dp_actor.py:255-273 (loss
+             of the hint), dp_actor.py:275-298 (policy, entropy, KL, means of a micro-batch),
+             verl/trainer/config/ppo_trainer.yaml:28-32, ppo_trainer.yaml:149 (format); the losses it calls were not seen: 1e-6
+             and 10 below are verl's
 Sampling     4 rollouts that continue the same hint: the demonstration cut into L = at most 5 chunks, of which
              Binomial(L, p) are shown; p falls from .95 to .05 along a cosine over the first 300 of 500 updates (`hinted`: .6 of
              a run) and is 0 from the 301st on. The end of sequence is never shown

@@ -44,11 +44,11 @@ def test_no_table_runs_together_on_a_card(name: str) -> None:
 # Files of the authors' that are not in the folder named last, as the notes on the papers list them
 ELSEWHERE = {
     "chord": [
-        "modelscope/Trinity-RFT/blob/0414330/examples/mix_chord/mix_chord.yaml",
-        "modelscope/Trinity-RFT/blob/0087fc3/trinity/algorithm/add_strategy/add_strategy.py",
+        "modelscope/Trinity-RFT/blob/0414330/examples/mix_chord/mix_chord.yaml#L6-L24",
+        "modelscope/Trinity-RFT/blob/0087fc3/trinity/algorithm/add_strategy/add_strategy.py#L105-L126",
     ],
     "exgrpo": ["ElliottYan/LUFFY/blob/01f4ae0/ExGRPO/exp_scripts/run_exgrpo.sh"],
-    "prefix_rft": ["ZeroYuHuang/prefix_rft/blob/5f5d2a1f/recipe/prefix_rft/scheduler/global_step.py"],
+    "prefix_rft": ["ZeroYuHuang/prefix_rft/blob/5f5d2a1f/recipe/prefix_rft/scheduler/global_step.py#L149-L186"],
 }
 
 
