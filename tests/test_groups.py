@@ -1,12 +1,10 @@
 """Group advantages by hand: what GRPO and LUFFY learn from a policy that is right every third time."""
 
 import pytest
-import torch
 
 from engine import methods
 from engine.explain import POLICIES, converse, example
 from tests.conftest import METHODS
-from tests.test_trapo import rows, slopes
 
 MIXED = POLICIES["a policy that is right every third time"]  # - - + - - + - -
 WRONG = POLICIES["a policy that is always wrong"]
@@ -40,11 +38,3 @@ def test_luffy_imitates_most_where_the_policy_fails() -> None:
 
 def test_sft_asks_for_nothing_and_learns_one_whole_demonstration() -> None:
     assert learned("sft", WRONG) == ([], [(True, True, 40, 1.0)])
-
-
-def test_luffy_without_experts_is_grpo() -> None:
-    """On own tokens the two losses have one gradient, here at ratios from .5 to 1.25; the expert is what differs."""
-    t = rows()
-    ours, theirs = (slopes(methods.build(name, {}, METHODS), t) for name in ("luffy", "grpo"))
-    assert ours[~t.expert].norm() > 0.5 and not ours[t.expert].allclose(theirs[t.expert])
-    torch.testing.assert_close(ours[~t.expert], theirs[~t.expert])
