@@ -29,10 +29,12 @@ def average_figure(summary: pd.DataFrame, over: str = "benchmarks") -> Figure:
     for position, row in enumerate(summary.to_dict("records")):
         colour = "0.35" if position == 0 else COLOURS[0]
         dot(axes, position, row["mean"], row["low"], row["high"], colour)
-        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
-        axes.annotate(f"{row['mean']:.1f}", (row["high"], position), **beside)
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the interval goes on
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL, "bbox": ground}
+        axes.annotate(f"{row['mean']:.1f}", (min(row["high"], 100.0), position), **beside)
     axes.axvline(summary["mean"].iloc[0], color="0.6", linewidth=0.7, linestyle="--", zorder=0)
     axes.margins(x=0.08)
+    axes.set_xlim(possible(axes.get_xlim(), 0, 107))
     axes.set_xlabel(f"mean of the {over} and its 95 % interval (points)")
     return figure
 
@@ -54,6 +56,7 @@ def difference_figure(summary: pd.DataFrame, baseline: str) -> Figure:
         beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": SMALL}
         axes.annotate(text, (1.02, position), **beside)
     axes.axvline(0, color="0.35", linewidth=0.8, zorder=0)
+    axes.set_xlim(possible(axes.get_xlim(), -100, 100))
     axes.set_xlabel(f"difference to {baseline} and its 95 % interval (points)")
     return figure
 
@@ -68,6 +71,12 @@ def run_rows(summary: pd.DataFrame) -> tuple[Figure, Axes]:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     return figure, axes
+
+
+def possible(limits: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """Limits of an axis of points, without what no run can reach: an interval of two seeds may be hundreds of points wide, and
+    leaves the picture then."""
+    return max(limits[0], least - 3), min(limits[1], most + 3)
 
 
 def dot(axes: Axes, position: int, value: float, low: float, high: float, colour: str, filled: bool = True) -> None:
@@ -157,6 +166,7 @@ def _cost_panel(axes: Axes, values: pd.Series, paid: pd.DataFrame, free: pd.Data
         axes.axhline(mean, color="0.35", linewidth=0.8, linestyle="--", zorder=0)
         near = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points", "fontsize": SMALL}
         axes.annotate(str(run), (0.01, mean), **near)
+    axes.set_ylim(possible(axes.get_ylim(), 0, 100))
     axes.set_xscale("log")
     axes.margins(x=0.25)
     low, high = axes.get_xlim()

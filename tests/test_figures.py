@@ -176,6 +176,23 @@ def test_the_forest_plot_fills_a_dot_only_where_the_interval_excludes_zero() -> 
     ]
 
 
+def test_an_interval_wider_than_any_score_leaves_the_picture_and_does_not_stretch_it() -> None:
+    columns = ["run", "seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "p_holm"]
+    rows = [["base", 2, 20.0, 18.0, 22.0, NAN, NAN, NAN, NAN], ["sft", 2, 45.0, -65.0, 157.0, 25.0, -141.0, 191.0, 1.0]]
+    summary = pd.DataFrame(rows, columns=columns)
+    costs = pd.DataFrame({"seeds": 2, "flops": [1e12, 2e12], "gpu_hours": 0.0}, index=["base", "sft"])
+    averages, differences, cost = (
+        result_figures.average_figure(summary).axes[0],
+        result_figures.difference_figure(summary, "base").axes[0],
+        result_figures.cost_figure(summary, costs).axes[0],
+    )
+    assert (averages.get_xlim(), differences.get_xlim(), cost.get_ylim()) == ((-3, 110), (-103, 103), (-3, 103))
+    assert averages.texts[1].xy[0] == 100  # pyright: ignore[reportAttributeAccessIssue]
+    narrow = summary.assign(low=summary["mean"] - 2, high=summary["mean"] + 2)
+    limits = result_figures.average_figure(narrow).axes[0].get_xlim()
+    assert 0 < limits[0] < 18 and 47 < limits[1] < 60
+
+
 def some_items(samples: int) -> pd.DataFrame:
     key = {"benchmark": "aime", "samples": samples}
     rows = [
