@@ -244,7 +244,7 @@ def test_the_example_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
         env={**os.environ, "ASSAY_METHODS": str(tmp_path)},
     )
     assert done.returncode == 0, done.stdout
-    assert "11 passed" in done.stdout
+    assert "12 passed" in done.stdout
 
 
 @pytest.mark.parametrize(
