@@ -34,7 +34,7 @@ def average_figure(summary: pd.DataFrame, over: str = "benchmarks") -> Figure:
         axes.annotate(f"{row['mean']:.1f}", (min(row["high"], 100.0), position), **beside)
     axes.axvline(summary["mean"].iloc[0], color="0.6", linewidth=0.7, linestyle="--", zorder=0)
     axes.margins(x=0.08)
-    axes.set_xlim(possible(axes.get_xlim(), 0, 107))
+    axes.set_xlim(possible(axes.get_xlim(), 0, 107))  # of 100 points, and room for the number beside the last one
     axes.set_xlabel(f"mean of the {over} and its 95 % interval (points)")
     return figure
 

@@ -73,7 +73,7 @@ class Method:
             "policy": Term(-t.advantage * ratio, self.reduce, mask=t.trained & ~t.expert),
             "imitation": Term(-t.logp, mean_over_tokens, self.coefficient, mask=t.trained & t.expert),
         }
-        if self.needs:
+        if self.entropy or self.imitation_entropy:
             terms["entropy"] = Term(-t.entropy, mean_over_tokens, self.entropy, mask=t.response & ~t.expert)
             terms["imitation_entropy"] = Term(-t.entropy, mean_over_tokens, self.imitation_entropy, mask=t.response & t.expert)
         return terms

@@ -2,9 +2,9 @@
 
 Every line is a process of its own that makes one update to warm up and takes the median of --repeats more (GRPO, as a stage
 makes it, micro-batches of --micro-batch tokens); memory is the most the process held, over what it held before the first
-update, of all ranks together. Along each axis everything else is as in the first line. The exponent is the slope of log cost
-against log size by least squares; expected: work is proportional to tokens (and to pairs of tokens in attention), weights and
-ranks; memory to weights and the micro-batch, whatever the update is made of.
+update, of all ranks together. Along each axis everything else is as in the first line (ranks: with more completions). The
+exponent is the slope of log cost against log size by least squares; expected: work is proportional to tokens (and to pairs of
+tokens in attention), weights and ranks; memory to weights and the micro-batch, whatever the update is made of.
 
 `rows`: the seconds in which Snakemake plans the miniature with more methods x seeds (a dry run), which every start pays.
 """
@@ -34,6 +34,7 @@ AXES: dict[str, tuple[Sequence[int], str, str]] = {
     "size": ((128, 256, 512, 768), "1", "1"),  # width of the layers; the exponent is that of the weights
     "ranks": ((1, 2), "-1", "1"),
 }
+BESIDE = {"ranks": {"completions": 64}}  # micro-batches enough to be divided
 
 
 def model(width: int) -> Any:
@@ -145,7 +146,7 @@ def main() -> None:
     for axis, (values, of_seconds, of_memory) in AXES.items():
         if given.only not in (None, axis):
             continue
-        found = [asked({**FIRST, axis: value}, given) for value in values]
+        found = [asked({**FIRST, **BESIDE.get(axis, {}), axis: value}, given) for value in values]
         say(f"\n{axis:>12}{'weights':>12}{'s an update':>13}{'MiB more':>10}\n")
         for value, one in zip(values, found, strict=True):
             say(f"{value:12}{one['weights']:12,}{one['seconds']:13.3f}{one['megabytes']:10.0f}\n")

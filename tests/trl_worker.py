@@ -3,9 +3,9 @@
 Run by tests/bench_update.py in an environment that holds TRL instead of Assay: python tests/trl_worker.py JOB.json
 
 JOB.json: {"kind": "grpo" or "sft", "model": folder, "rows": [[prompt, completion, advantage], ...], "batch": rows or packs of
-one forward pass, "packing": whether, to "length" tokens, "steps": at most}. The first line of the output is the versions, each
-further one the seconds of one step, from the moment the batch lies ready: TRL's own loop, of which only the rollouts are
-replaced (they are given).
+one forward pass, "packing": whether, to "length" tokens, "steps": at most, "recompute": activations in the backward pass}.
+The first line of the output is the versions, each further one the seconds of one step, from the moment the batch lies ready:
+TRL's own loop, of which only the rollouts are replaced (they are given).
 """
 
 import json
@@ -57,7 +57,8 @@ class Given(GRPOTrainer):
 def trainer(folder: str):
     rows, shared = JOB["rows"], {"output_dir": folder, "max_steps": JOB["steps"], "report_to": [], "use_cpu": True}
     shared |= {"learning_rate": 1e-6, "bf16": False, "logging_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
-    shared |= {"per_device_train_batch_size": JOB["batch"], "gradient_checkpointing": False, "lr_scheduler_type": "constant"}
+    shared |= {"per_device_train_batch_size": JOB["batch"], "lr_scheduler_type": "constant"}
+    shared |= {"gradient_checkpointing": JOB.get("recompute", False)}
     model = AutoModelForCausalLM.from_pretrained(JOB["model"], dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(JOB["model"])
     if JOB["kind"] == "grpo":
