@@ -85,6 +85,8 @@ def measure(case: dict[str, int], micro_batch_tokens: int, repeats: int) -> None
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     weights = sum(p.numel() for p in loaded.parameters())
     sys.stdout.write(json.dumps({"seconds": statistics.median(took[1:]), "megabytes": more, "weights": weights}) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # as a stage's ranks leave (engine/ranks.py): Python's own way out now and then aborts one of several
 
 
 def asked(case: dict[str, int], given: argparse.Namespace) -> dict[str, float]:
@@ -102,16 +104,17 @@ def asked(case: dict[str, int], given: argparse.Namespace) -> dict[str, float]:
             command,
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             env={**shared, **group, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {})},
         )
         for rank in range(ranks)
     ]
-    said = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        raise SystemExit(f"a case failed, run it alone to see why: {' '.join(command)}")
-    found = [json.loads(text.splitlines()[-1]) for text in said]
+    said = [process.communicate() for process in started]
+    for process, (_, why) in zip(started, said, strict=True):
+        if process.returncode:
+            raise SystemExit(f"{why}\nthe case {case} failed ({process.returncode})")
+    found = [json.loads(text.splitlines()[-1]) for text, _ in said]
     return {**found[0], "seconds": max(f["seconds"] for f in found), "megabytes": sum(f["megabytes"] for f in found)}
 
 
