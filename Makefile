@@ -1,8 +1,8 @@
 # make reproduce   set up and run the laptop reproduction; ends with the main results table
 # make test        set up and run the tests
 # make vllm        set up and add vLLM, for `sampler: vllm`: its GPU build where nvidia-smi is, else its CPU build
-# make bench       updates against TRL's (in .venv-trl), sampling, starts, overhead, growth: half an hour on an idle machine
-# make bench-sampler   tokens/s of the samplers side by side, about ten minutes (tests/bench_sampler.py --help)
+# make bench       updates against TRL's (in .venv-trl), sampling, starts, overhead, growth: twenty minutes on an idle machine
+# make bench-sampler   tokens/s of the samplers side by side, a quarter of an hour (tests/bench_sampler.py --help)
 # make check       set up and run linters, formatters and the type checker
 # make explain METHOD=trapo [PRESET=as_released]   what a method asks for and learns from, without a model
 

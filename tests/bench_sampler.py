@@ -80,9 +80,9 @@ def reward(pairs: Sequence[tuple[Problem, Rollout]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "miniature" / "base", help="a checkpoint folder")
-    parser.add_argument("--problems", type=int, default=128)
+    parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--cap", type=int, default=2048, help="longest response")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch-tokens", type=int, default=1 << 18, help="tokens in memory at once")

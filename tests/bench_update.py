@@ -123,26 +123,32 @@ def generate(model: Path, given: list[Row]) -> Step:
 @contextmanager
 def trl(python: Path, job: dict[str, Any]) -> Iterator[Step]:
     """One step of TRL's trainer, in its own process."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    with ExitStack() as open_:
+        file = open_.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
         json.dump(job, file)
         file.flush()
+        said = open_.enter_context(tempfile.TemporaryFile("w+"))
         command = [str(python), str(ROOT / "tests" / "trl_worker.py"), file.name]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=OTHERS
-        ) as worker:
-            assert worker.stdin and worker.stdout
-            versions, asked = worker.stdout.readline(), worker.stdin
-            if not versions:
-                raise SystemExit(f"TRL did not start; see: {' '.join(command)}")
+        worker = open_.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=OTHERS)
+        )
+        open_.callback(worker.kill)
+        assert worker.stdin and worker.stdout
+        asked, answers = worker.stdin, worker.stdout
 
-            def step() -> float:
-                asked.write("step\n")
-                asked.flush()
-                return float(worker.stdout.readline())  # pyright: ignore[reportOptionalMemberAccess]
+        def answer() -> Any:
+            if line := answers.readline():
+                return json.loads(line)
+            said.seek(0)
+            raise SystemExit(f"{said.read()}\nTRL's side ended: {python} tests/trl_worker.py with {job['kind']}")
 
-            step.versions = json.loads(versions)  # pyright: ignore[reportFunctionMemberAccess]
-            yield step
-            worker.kill()
+        def step() -> float:
+            asked.write("step\n")
+            asked.flush()
+            return answer()
+
+        step.versions = answer()  # pyright: ignore[reportFunctionMemberAccess]
+        yield step
 
 
 def limit() -> float:
@@ -173,6 +179,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="of which medians are taken")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    if not given.trl.is_file():
+        parser.error(f"--trl {given.trl} is no file; `make bench` makes such an environment, of requirements/trl.txt")
     torch.set_num_threads(given.threads)
     OTHERS["OMP_NUM_THREADS"] = str(given.threads)
 

@@ -6,7 +6,7 @@
     overhead   wall time of a whole run on one core (base, sft and grpo with tables, figures and report) minus the time in
                which one of its jobs ran, and how much of that the stages' processes took to start
 
-Results go to results/bench_workflow, which is emptied first.
+Results go to results/bench_workflow, which is emptied first and last; what failed is read in said.log there.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from workflow.plan import checked
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "results" / "bench_workflow"
+SAID = HOME / "said.log"  # what the processes that are timed print
 IMPORTS = "import torch, transformers, transformers.models.qwen2.modeling_qwen2, deepspeed"
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 RUNS = ["base", "sft", "grpo"]
@@ -40,14 +41,24 @@ def configuration(**changed: Any) -> dict[str, Any]:
     return {**config, "profile": HOME.name, "runs": RUNS, "baseline": "sft", "overrides": overrides, **changed}
 
 
+def started(command: list[str]) -> subprocess.Popen[bytes]:
+    """A process on one thread, whose words are kept."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with SAID.open("a") as said:
+        return subprocess.Popen(command, cwd=ROOT, env=ALONE, stdout=said, stderr=said)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    if process.wait():
+        raise SystemExit(f"a process failed ({process.returncode}); its last words are in {SAID}")
+
+
 def whole() -> float:
     """Seconds of a run of the workflow on one core."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(configuration(), file)
         began = time.perf_counter()
-        subprocess.run(
-            ["snakemake", "--cores", "1", "--configfile", file.name], cwd=ROOT, env=ALONE, check=True, capture_output=True
-        )
+        ended(started(["snakemake", "--cores", "1", "--configfile", file.name]))
         return time.perf_counter() - began
 
 
@@ -66,18 +77,19 @@ def first_update() -> float:
     """Seconds until there is a line of metrics."""
     command, metrics = stage(1, 2), HOME / "stages" / "seed1" / "metrics.jsonl"
     began = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, env=ALONE, stderr=subprocess.DEVNULL) as running:
-        while not (metrics.exists() and metrics.stat().st_size):
-            if running.poll() is not None:
-                raise SystemExit(f"the stage ended without an update: {' '.join(command[:5])} ...")
-            time.sleep(0.002)
-        took = time.perf_counter() - began
+    running = started(command)
+    while not (metrics.exists() and metrics.stat().st_size):
+        if running.poll() is not None:
+            raise SystemExit(f"the stage ended without an update; its last words are in {SAID}")
+        time.sleep(0.002)
+    took = time.perf_counter() - began
+    ended(running)
     return took
 
 
 def imports() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", IMPORTS], env=ALONE, check=True, capture_output=True)
+    ended(started([sys.executable, "-c", IMPORTS]))
     return time.perf_counter() - began
 
 
@@ -85,13 +97,13 @@ def trained(seeds: list[int], updates: int, at_once: bool) -> float:
     """Seconds of stages of so many updates."""
     commands = [stage(seed, updates) for seed in seeds]
     began = time.perf_counter()
-    started = []
+    running = []
     for command in commands:
-        started.append(subprocess.Popen(command, cwd=ROOT, env=ALONE, stderr=subprocess.DEVNULL))
+        running.append(started(command))
         if not at_once:
-            started[-1].wait()
-    if any(process.wait() for process in started):
-        raise SystemExit("a stage failed")
+            ended(running[-1])
+    for process in running:
+        ended(process)
     return time.perf_counter() - began
 
 
